@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Predict every fold's images with the model that did not see them: <output>/<name>/<name>_f<k>.npy and .json.
+
+  ./predict_oof.py --config clipart_lite0.yml                          all folds of runs/clipart_lite0/
+  ./predict_oof.py --weights runs/x/x_f0.safetensors runs/x/x_f1.safetensors
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+try:
+    from foldsmith.errors import UserError, run
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    args = parser.parse_args(argv)
+    if not args.config and not args.weights:
+        raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
+    if args.set and not args.config:
+        raise UserError("overrides a config", key="--set", hint="name it with --config")
+
+    from foldsmith.config import load_config
+    from foldsmith.inference.predict import pick_device
+    from foldsmith.models.weights import read_header
+    from foldsmith.training.leaves import check_leaves
+    from foldsmith.training.oof import predict_oof
+
+    for path in args.weights:
+        read_header(path)
+    config = load_config(args.config, args.set, check_leaves) if args.config else None
+    predict_oof(config, args.weights, output=args.output, device=pick_device(args.device))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,3 @@
+from foldsmith.cli import entry
+
+entry()

@@ -1,0 +1,114 @@
+"""Reads an experiment file: YAML, `base:`, `--set`, and every problem in one error."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from foldsmith.config.schema import Config
+from foldsmith.config.validate import Problem, schema_problems
+from foldsmith.config.yaml_text import Document, KeyPath, dotted, parse_yaml, read_yaml
+from foldsmith.errors import UserError
+
+LeafCheck = Callable[[dict[str, Any]], list[Problem]]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), leaf_check: LeafCheck | None = None) -> Config:
+    """Read, merge and check one experiment.
+
+    Args:
+        path: looked for in the working directory, then in configs/; ".yml" may be left out.
+        overrides: `--set` words such as "loss.name=focal".
+        leaf_check: the second pass (training/leaves.py); its problems join the schema's in one list.
+
+    Raises:
+        UserError: naming file, line, dotted key, value and what is valid, for every problem at once.
+    """
+    found = find_config(path)
+    document = _read_with_bases(found, [])
+    for word in overrides:
+        _override(document, word)
+    config, problems = schema_problems(document.values, Config)
+    if leaf_check is not None:
+        problems += leaf_check(document.values)
+    if config is None or problems:
+        raise problems_error(found, document, problems)
+    return config.named(found.stem)
+
+
+def find_config(path: str | Path) -> Path:
+    """The file that `--config` means."""
+    names = [Path(path)] if Path(path).suffix in (".yml", ".yaml") else [Path(path), Path(f"{path}.yml")]
+    places = [place for name in names for place in (name, Path("configs") / name)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(
+        f"config {str(path)!r} not found", hint="looked at " + ", ".join(str(place) for place in places), key="--config"
+    )
+
+
+def _read_with_bases(path: Path, chain: list[Path]) -> Document:
+    """A file over its `base:`, which is a path relative to the file, and may have a base itself."""
+    here = path.resolve()
+    if here in chain:
+        names = " -> ".join(p.name for p in [*chain[chain.index(here) :], here])
+        raise UserError(f"configs are each other's base: {names}", file=path, key="base")
+    document = read_yaml(path)
+    base = document.values.pop("base", None)
+    if base is None:
+        return document
+    file, line = document.marks[("base",)]
+    if not isinstance(base, str) or not (path.parent / base).is_file():
+        raise UserError(
+            f"{base!r} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
+        )
+    below = _read_with_bases(path.parent / base, [*chain, here])
+    below.marks[()] = (str(path), None)
+    _merge(below, document.values, document.marks, ())
+    return below
+
+
+def _merge(below: Document, values: dict[str, Any], marks: dict[KeyPath, tuple[str, int | None]], path: KeyPath) -> None:
+    target = below.values
+    for part in path:
+        target = target[part]
+    # Another component's params mean nothing to this one.
+    if "name" in values and values["name"] != target.get("name"):
+        target.pop("params", None)
+    for key, value in values.items():
+        where = (*path, key)
+        below.marks[where] = marks.get(where, below.marks[()])
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(below, value, marks, where)
+        else:
+            target[key] = value
+            below.marks |= {mark: place for mark, place in marks.items() if mark[: len(where)] == where}
+
+
+def _override(document: Document, word: str) -> None:
+    """Apply one --set word through the same merge as `base:`; the value is YAML."""
+    key, equals, text = word.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"{word!r} is not key=value", hint="for example --set train.num_epochs=3", key="--set")
+    value = parse_yaml(f"value: {text}", f"--set {key}").values["value"]
+    values: dict[str, Any] = {parts[-1]: value}
+    for part in reversed(parts[:-1]):
+        values = {part: values}
+    marks: dict[KeyPath, tuple[str, int | None]] = {
+        tuple(parts[:n]): (f"--set {key}", None) for n in range(1, len(parts) + 1)
+    }
+    _merge(document, values, marks, ())
+
+
+def problems_error(path: Path, document: Document, problems: list[Problem]) -> UserError:
+    """One error that lists all problems, each with its file, line and key."""
+    if len(problems) == 1:
+        file, line = document.mark(problems[0].path)
+        return UserError(problems[0].message, file=file, line=line, key=dotted(problems[0].path))
+    lines = []
+    for problem in problems:
+        file, line = document.mark(problem.path)
+        place = f"{file}:{line}" if line else file
+        lines.append(f"  {place}: {dotted(problem.path)}: {problem.message}")
+    return UserError(f"{len(problems)} problems\n" + "\n".join(lines), file=path)

@@ -1,0 +1,114 @@
+"""Turns pydantic's errors into sentences: what was found, what is valid, which name was probably meant."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from foldsmith.config.schema import Config
+from foldsmith.errors import did_you_mean
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a section of `key: value`",
+    "model_type": "a section of `key: value`",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a config: where (keys and list indices from the top), and a sentence."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+def schema_problems(values: dict[str, Any], schema: type[Schema]) -> tuple[Schema | None, list[Problem]]:
+    """Validate plain values. Returns the object (None when there are problems) and all problems."""
+    try:
+        return schema.model_validate(values), []
+    except ValidationError as error:
+        groups: dict[tuple[str | int, ...], list[Any]] = {}
+        for item in error.errors():
+            groups.setdefault(_real_path(item["loc"], item["type"], values), []).append(item)
+    return None, [Problem(path, _sentence(path, items, schema)) for path, items in groups.items()]
+
+
+def _real_path(loc: tuple[str | int, ...], kind: str, values: Any) -> tuple[str | int, ...]:
+    """pydantic's location without the branch names that it appends for unions."""
+    path: list[str | int] = []
+    for position, part in enumerate(loc):
+        if isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int):
+            values = values[part]  # type: ignore[index]
+            path.append(part)
+        elif kind == "missing" and position == len(loc) - 1:
+            path.append(part)
+    return tuple(path)
+
+
+def _sentence(path: tuple[str | int, ...], items: list[Any], schema: type[BaseModel]) -> str:
+    first = items[0]
+    got = f", got {first['input']!r}"
+    if len(items) > 1:  # a union: every branch failed
+        choices = [_expected(item) for item in items]
+        words = [item["ctx"]["expected"] for item in items if item["type"] == "literal_error"]
+        near = did_you_mean(first["input"], _choices(words[0])) if words and isinstance(first["input"], str) else ""
+        return f"expected {' or '.join(dict.fromkeys(choices))}{got}" + (f"; {near}" if "did you" in near else "")
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {did_you_mean(str(path[-1]), _known_keys(path[:-1], schema), show=30)}"
+        case "missing":
+            return "required key is missing"
+        case "literal_error":
+            choices = _choices(first["ctx"]["expected"])
+            near = did_you_mean(first["input"], choices) if isinstance(first["input"], str) else ""
+            return f"expected {_expected(first)}{got}" + (f"; {near}" if "did you" in near else "")
+        case "value_error":
+            return str(first["ctx"]["error"])
+    return f"expected {_expected(first)}{got}"
+
+
+def _expected(item: dict[str, Any]) -> str:
+    if item["type"] in _EXPECTED:
+        return _EXPECTED[item["type"]]
+    if item["type"] == "literal_error":
+        return "one of " + ", ".join(_choices(item["ctx"]["expected"]))
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return message.removeprefix("input should be ").removeprefix("list should have ").removeprefix("string should have ")
+
+
+def _choices(expected: str) -> list[str]:
+    """pydantic's "'a', 'b' or 'c'" as a list."""
+    return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _known_keys(path: tuple[str | int, ...], schema: type[BaseModel]) -> list[str]:
+    """The keys that the section at `path` may have."""
+    section = schema
+    for part in path:
+        if isinstance(part, int):
+            continue
+        section = _section_in(section.model_fields[part].annotation)
+    return [*section.model_fields, *(["base"] if section is Config else [])]
+
+
+def _section_in(annotation: Any) -> type[BaseModel]:
+    """The section class inside an annotation such as `Erase | None` or `list[Component]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(found for found in map(_section_in_or_none, get_args(annotation)) if found is not None)
+
+
+def _section_in_or_none(annotation: Any) -> type[BaseModel] | None:
+    try:
+        return _section_in(annotation)
+    except StopIteration:
+        return None

@@ -1,0 +1,159 @@
+"""YAML text to plain values with line numbers, and back.
+
+The text is untrusted: its size, nesting, aliases and tags are limited before anything is built from it.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foldsmith.errors import UserError
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 32
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass
+class Document:
+    """Plain values, and where each key stands: marks[("loss", "name")] = ("a.yml", 12)."""
+
+    values: dict[str, Any]
+    marks: dict[KeyPath, tuple[str, int | None]] = field(default_factory=dict)
+
+    def mark(self, path: KeyPath) -> tuple[str, int | None]:
+        """File and line of a key; of the nearest section around it when the key itself is not there."""
+        while path not in self.marks and path:
+            path = path[:-1]
+        return self.marks[path]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core scalars: `1e-4` is a number; `no`, `010`, `9:00` and dates are text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+_SCALARS: list[tuple[str, str, str, Callable[[str], Any]]] = [
+    ("null", r"~|null|Null|NULL|", "~nN", lambda text: None),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
+    ("int", r"[-+]?(0|[1-9][0-9]{0,17})", "-+0123456789", int),
+    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789", float),
+]
+_BUILD: dict[str, Callable[[str], Any]] = {"tag:yaml.org,2002:str": str}
+for _tag, _pattern, _first, _build in _SCALARS:
+    _BUILD[f"tag:yaml.org,2002:{_tag}"] = _build
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else [*_first]
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever this loader or an ordinary YAML 1.1 reader would not read back as the same text."""
+
+    yaml_implicit_resolvers = {
+        first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Plain values as YAML text that `parse_yaml` reads back equal, keys in their own order."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_yaml(path: Path) -> Document:
+    """One YAML mapping with the line of every key. Refuses what a config never needs: aliases, tags, deep nesting."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", file=path) from None
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{len(data)} bytes are too many for a config (at most {MAX_BYTES})", file=path)
+    try:
+        text = data.decode("utf-8-sig")
+        return parse_yaml(text, str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 text (byte {error.start})", file=path) from None
+
+
+def parse_yaml(text: str, name: str) -> Document:
+    """`read_yaml` for text in memory; `name` stands for the file in errors."""
+    try:
+        _check_events(text, name)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(
+            f"is not valid YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
+            file=name,
+            line=mark.line + 1 if mark else None,
+        ) from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError("must hold `key: value` sections", file=name, line=1)
+    document = Document({}, {(): (name, None)})
+    document.values = _build_node(node, (), document, name)
+    return document
+
+
+def _check_events(text: str, name: str) -> None:
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            raise UserError("YAML aliases (*name) are not supported", hint="use `base:`", file=name, line=line)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+        if depth > MAX_DEPTH:
+            raise UserError(f"is nested deeper than {MAX_DEPTH} levels", file=name, line=line)
+        if documents > 1:
+            raise UserError("holds more than one YAML document (---)", file=name, line=line)
+
+
+def _build_node(node: yaml.Node, path: KeyPath, document: Document, name: str) -> Any:
+    line = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        return _build_mapping(node, path, document, name)
+    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        for index, item in enumerate(node.value):
+            document.marks[*path, index] = (name, item.start_mark.line + 1)
+        return [_build_node(item, (*path, index), document, name) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode) and node.tag in _BUILD:
+        try:
+            return _BUILD[node.tag](node.value)
+        except ValueError:  # an explicit tag on text that does not fit, such as !!int x
+            pass
+    raise UserError(f"the YAML tag {node.tag!r} is not allowed here", file=name, line=line, key=dotted(path))
+
+
+def _build_mapping(node: yaml.MappingNode, path: KeyPath, document: Document, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+            raise UserError("keys are plain text (quote this one)", file=name, line=line, key=dotted(path))
+        key = key_node.value
+        where = (*path, key)
+        if key in values:
+            first = document.marks[where][1]
+            raise UserError(f"duplicate key, first set on line {first}", file=name, line=line, key=dotted(where))
+        document.marks[where] = (name, line)
+        values[key] = _build_node(value_node, where, document, name)
+    return values
+
+
+def dotted(path: KeyPath) -> str:
+    """("extra", 0, "name") -> "extra[0].name" """
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

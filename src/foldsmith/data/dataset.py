@@ -1,0 +1,97 @@
+"""Training batches: which images, in which order, augmented how. Stateless: all follows from (seed, epoch)."""
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from foldsmith.data.augment import Augment
+from foldsmith.data.images import ImageError, read_image
+from foldsmith.errors import UserError
+
+Draw = tuple[int, int, int]  # (row of the dataset, epoch, how often the row was drawn before in this epoch)
+
+
+class AugmentedImages(Dataset):
+    """Draw -> (uint8 tensor (height, width, 3), row). Rows count within `paths`.
+
+    An unreadable image comes back as a UserError value: raised in a worker process it would lose its fields.
+    """
+
+    def __init__(self, paths: Sequence[Path], ids: Sequence[str], augment: Augment, seed: int) -> None:
+        self.paths = [str(path) for path in paths]
+        # An image's stream follows its id, so that it stays the same when other rows come or go.
+        self.keys = [zlib.crc32(name.encode("utf-8")) for name in ids]
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int] | UserError:
+        row, epoch, repeat = draw
+        try:
+            image = read_image(Path(self.paths[row]))
+        except ImageError as error:
+            return UserError(f"is not a readable image: {error}", file=self.paths[row])
+        return torch.from_numpy(self.augment(image, (self.seed, epoch, self.keys[row], repeat))), row
+
+
+class EpochOrder:
+    """Batches of draws for the epoch that `epoch` is set to: a permutation that depends on (seed, epoch) only.
+
+    An incomplete last batch is dropped (batch norm fails on one image), unless it is the only one.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, max_batches: int | None = None) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        batches = max(1, rows // batch_size)
+        self.batches = min(batches, max_batches) if max_batches else batches
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        for batch in range(self.batches):
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(int(row), self.epoch, 0) for row in rows]
+
+
+def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pin: bool) -> DataLoader:
+    """A loader of (uint8 (batch, height, width, 3), int64 rows), or a UserError. Set `order.epoch` before each pass."""
+    return DataLoader(
+        images,
+        batch_sampler=order,  # type: ignore[arg-type]  # any sized iterable of index lists will do
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        worker_init_fn=_init_worker if workers else None,
+    )
+
+
+def auto_workers(device: str) -> int:
+    """Data loading processes for this machine: on CPU one is enough to stay ahead of the model, on CUDA all cores but one."""
+    cores = len(os.sched_getaffinity(0))
+    return 1 if device == "cpu" else max(1, min(8, cores - 1))
+
+
+def _collate(samples: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | UserError:
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    images, rows = zip(*samples, strict=True)
+    return torch.stack(images), np.array(rows)
+
+
+def _init_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # processes are the parallelism here

@@ -1,0 +1,99 @@
+"""The K-fold split: multi-label stratified, made once, kept in folds.csv, checked by its hash ever after."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldsmith.config import Config
+from foldsmith.data.tables import Table, read_csv
+from foldsmith.errors import UserError
+from foldsmith.files import sha256_lines, write_text
+
+
+@dataclass(frozen=True)
+class Folds:
+    """fold_of[i] is the fold of row i of the label table."""
+
+    fold_of: NDArray[np.int64]
+    sha256: str
+
+    def train_rows(self, fold: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self.fold_of != fold)
+
+    def valid_rows(self, fold: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self.fold_of == fold)
+
+
+def load_folds(config: Config, table: Table, path: Path) -> Folds:
+    """The folds of a run: read from `path` (folds.csv of the run), made and written there when it does not exist."""
+    if path.is_file():
+        fold_of = read_folds_csv(path, table, config.data.num_folds)
+    else:
+        fold_of = make_folds(config, table)
+        lines = io.StringIO()
+        for name, fold in zip(table.ids, fold_of, strict=True):
+            quoted = '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"\r\n') else name
+            lines.write(f"{quoted},{fold}\n")
+        write_text(path, "id,fold\n" + lines.getvalue())
+    return Folds(fold_of, folds_sha256(table.ids, fold_of))
+
+
+def folds_sha256(ids: list[str], fold_of: NDArray[np.int64]) -> str:
+    """What artefacts of one split have in common."""
+    return sha256_lines(f"{fold},{name}" for name, fold in zip(ids, fold_of, strict=True))
+
+
+def make_folds(config: Config, table: Table) -> NDArray[np.int64]:
+    """Split as the config says: an existing file, or multi-label stratification (Sechidis et al. 2011)."""
+    if config.data.folds is not None:
+        path = Path(config.data.folds)
+        if path.suffix == ".npy":
+            return _read_folds_npy(path, table, config.data.num_folds)
+        return read_folds_csv(path, table, config.data.num_folds)
+    if len(table) < config.data.num_folds:
+        raise UserError(f"{len(table)} images are too few for {config.data.num_folds} folds", key="data.num_folds")
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    splitter = MultilabelStratifiedKFold(config.data.num_folds, shuffle=True, random_state=config.data.folds_seed)
+    fold_of = np.zeros(len(table), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it divides by zero for classes that no image has
+        for fold, (_, rows) in enumerate(splitter.split(np.zeros(len(table)), table.targets().astype(np.int8))):
+            fold_of[rows] = fold
+    return fold_of
+
+
+def read_folds_csv(path: Path, table: Table, num_folds: int) -> NDArray[np.int64]:
+    """Folds by id from a csv (id, fold) that has each id of the table once."""
+    sheet = read_csv(path)
+    if not {"id", "fold"} <= set(sheet.columns):
+        raise UserError(f"has the columns {sheet.columns}, not id and fold", file=path, line=1)
+    ids, folds = sheet.column("id"), sheet.column("fold")
+    by_id = dict(zip(ids, folds, strict=True))
+    if len(by_id) != len(ids) or set(by_id) != set(table.ids):
+        strange = sorted(set(by_id) ^ set(table.ids))[:3] or ["a duplicate"]
+        raise UserError(
+            f"its {len(ids)} ids are not the {len(table)} of the label table; for example {', '.join(strange)}",
+            file=path,
+            hint="the table changed after the split was made: start over with --fresh, or name another split",
+        )
+    for fold, line in zip(folds, sheet.lines, strict=True):
+        if not (fold.isdecimal() and int(fold) < num_folds):
+            raise UserError(f"fold {fold!r} is not in 0..{num_folds - 1} (data.num_folds)", file=path, line=line)
+    return np.array([int(by_id[name]) for name in table.ids], dtype=np.int64)
+
+
+def _read_folds_npy(path: Path, table: Table, num_folds: int) -> NDArray[np.int64]:
+    try:
+        folds = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", file=path, key="data.folds") from None
+    if folds.shape != (len(table),) or folds.dtype.kind not in "iu" or folds.min() < 0 or folds.max() >= num_folds:
+        raise UserError(
+            f"holds {folds.dtype} {folds.shape}, not {len(table)} folds in 0..{num_folds - 1}", file=path, key="data.folds"
+        )
+    return folds.astype(np.int64)

@@ -1,0 +1,187 @@
+"""Image files to the bytes that a network sees: finding, reading, and the geometry from any size to input_size.
+
+Training, out-of-fold prediction, inference and the packed kernel all come through here.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# OpenCV reads this when it is imported. Larger images are refused by header before anything is decoded.
+MAX_PIXELS = 100_000_000
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from foldsmith.config import Config  # noqa: E402
+from foldsmith.errors import UserError  # noqa: E402
+
+Image = NDArray[np.uint8]  # (height, width, 3), RGB
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+BORDERS = {
+    "reflect": (cv2.BORDER_REFLECT_101, (0, 0, 0)),
+    "edge": (cv2.BORDER_REPLICATE, (0, 0, 0)),
+    "white": (cv2.BORDER_CONSTANT, (255, 255, 255)),
+    "black": (cv2.BORDER_CONSTANT, (0, 0, 0)),
+}
+
+
+class ImageError(Exception):
+    """A file that is not a readable image; the message is the reason."""
+
+
+def find_images(folder: Path, ids: Sequence[str], extension: str | None = None) -> list[Path]:
+    """The image file of every id: `<id><extension>`, or the id itself where it already names a file.
+
+    Args:
+        extension: such as ".jpg"; by default each id's file is found among the usual ones.
+
+    Raises:
+        UserError: with the count of missing files and the first five; or when two files fit one id.
+    """
+    if not folder.is_dir():
+        raise UserError("image folder not found", file=folder, hint="check data.root, data.train_dir and data.test_dir")
+    with os.scandir(folder) as entries:
+        files = {entry.name for entry in entries}
+    extensions = (extension,) if extension else EXTENSIONS
+    paths: list[Path] = []
+    missing: list[str] = []
+    for name in ids:
+        found = [name + end for end in extensions if name + end in files or "/" in name and (folder / (name + end)).is_file()]
+        if name in files and name.lower().endswith(extensions):
+            found = [name]
+        if len(found) > 1:
+            raise UserError(f"{' and '.join(found)} both fit the id {name!r}", file=folder, key="data.image_extension")
+        if not found:
+            missing.append(name)
+        paths.append(folder / (found[0] if found else name))
+    if missing:
+        first = ", ".join(missing[:5])
+        tried = extension or ", ".join(EXTENSIONS)
+        raise UserError(
+            f"{len(missing)} of {len(ids)} images are missing; the first: {first}", file=folder, hint=f"tried {tried}"
+        )
+    return paths
+
+
+def read_image(path: Path) -> Image:
+    """Decode any common image file to uint8 RGB (height, width, 3).
+
+    Gray is repeated, palettes are resolved, CMYK is converted, 16-bit is reduced to 8, transparency is laid over white,
+    EXIF rotation is applied.
+
+    Raises:
+        ImageError: with the reason.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from None
+    if data.size == 0:
+        raise ImageError("empty file")
+    try:
+        # IMREAD_UNCHANGED alone shows transparency, but it also skips EXIF rotation: only for files that may have alpha.
+        if _may_have_alpha(data):
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+            if image is not None and image.ndim == 3 and image.shape[2] == 4:
+                return _over_white(image)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ImageError(f"OpenCV refuses it: {error.err}") from None
+    if image is None:
+        image = _decode_float(data)
+    return image
+
+
+def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
+    """True for a PNG with an alpha channel or a transparent colour, and for any WebP or TIFF; JPEG and BMP have none."""
+    head = data[:26].tobytes()
+    if head.startswith(b"\x89PNG"):
+        color_type = head[25] if len(head) > 25 else 0  # 4: gray + alpha, 6: RGB + alpha
+        return color_type in (4, 6) or b"tRNS" in data[:4096].tobytes()
+    return head.startswith((b"II*\x00", b"MM\x00*")) or head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _over_white(image: NDArray) -> Image:
+    """BGRA of uint8 or uint16 over white, to RGB uint8."""
+    top = 65535.0 if image.dtype == np.uint16 else 255.0
+    color = image[:, :, 2::-1].astype(np.float32) / top
+    alpha = image[:, :, 3:].astype(np.float32) / top
+    return np.rint((color * alpha + (1 - alpha)) * 255).astype(np.uint8)
+
+
+def _decode_float(data: NDArray[np.uint8]) -> Image:
+    """What IMREAD_COLOR can't convert, such as TIFF of floats, scaled so that its own range becomes 0..255."""
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        start = data[:16].tobytes()
+        raise ImageError("an HTML page, not an image" if start.lstrip().startswith(b"<") else f"not an image: {start!r}")
+    values = np.nan_to_num(image.astype(np.float32))
+    values = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
+    scaled = np.rint(values * 255).astype(np.uint8)
+    return cv2.cvtColor(scaled, cv2.COLOR_GRAY2RGB if scaled.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image of any size becomes `height` x `width` (data.geometry, data.pad and model.input_size)."""
+
+    mode: str
+    pad: str
+    height: int
+    width: int
+
+    def canvas(self, image: Image, margin: int = 0) -> Image:
+        """Scale and pad to at least (height + margin, width + margin); exactly that but for short_side and crop.
+
+        The margin is what a training crop may move by: it shows more of the picture where there is more, else padding.
+        """
+        scaled = _resize(image, *self._scaled_size(*image.shape[:2]))
+        return _pad(scaled, self.height + margin, self.width + margin, self.pad)
+
+    def center(self, image: Image) -> Image:
+        """What validation and inference see: the middle height x width of the canvas."""
+        canvas = self.canvas(image)
+        top, left = (canvas.shape[0] - self.height) // 2, (canvas.shape[1] - self.width) // 2
+        return np.ascontiguousarray(canvas[top : top + self.height, left : left + self.width])
+
+    def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        down, right = self.height / height, self.width / width
+        match self.mode:
+            case "squash":
+                return self.height, self.width
+            case "fit":
+                scale = min(down, right)
+            case "short_side":
+                scale = max(down, right)
+            case "crop":
+                scale = 1.0
+            case _:
+                raise AssertionError(self.mode)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def geometry_of(config: Config) -> Geometry:
+    """The geometry that a config asks for."""
+    height, width = config.model.input_size
+    return Geometry(config.data.geometry, config.data.pad, height, width)
+
+
+def _resize(image: Image, height: int, width: int) -> Image:
+    if image.shape[:2] == (height, width):
+        return image
+    # Averaging over areas avoids aliasing when an image shrinks.
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _pad(image: Image, height: int, width: int, pad: str) -> Image:
+    down, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
+    if not down and not right:
+        return image
+    border, value = BORDERS[pad]
+    return cv2.copyMakeBorder(image, down // 2, down - down // 2, right // 2, right - right // 2, border, value=value)

@@ -1,0 +1,70 @@
+"""Out-of-fold files: `<name>_f<k>.npy` (float32 probabilities, rows of fold k in folds.csv's order) and its sidecar."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.files import atomic_path, write_json
+from foldsmith.metrics import Probabilities
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """`<name>_f<k>.json`: what the probabilities beside it are of. Hashes are hex sha256."""
+
+    name: str
+    fold: int
+    rows: int
+    classes: int
+    ids_sha256: str  # ids of the rows, in order
+    classes_sha256: str
+    folds_sha256: str
+    config_sha256: str
+    weights_sha256: str
+    metric: str
+    score: float
+    threshold: float
+    views: list[str]
+    speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
+
+
+def sidecar_path(npy: Path) -> Path:
+    return npy.with_suffix(".json")
+
+
+def write_oof(npy: Path, probabilities: Probabilities, sidecar: Sidecar) -> None:
+    """Write probabilities, then the sidecar that vouches for them."""
+    sidecar_path(npy).unlink(missing_ok=True)
+    with atomic_path(npy) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.ascontiguousarray(probabilities, dtype=np.float32))
+    write_json(sidecar_path(npy), asdict(sidecar))
+
+
+def read_sidecar(npy: Path) -> Sidecar:
+    """The sidecar of an OOF file; an error when it is missing or not one."""
+    path = sidecar_path(npy)
+    if not path.is_file():
+        raise UserError("the OOF file's sidecar is missing", file=path, hint="predict_oof.py writes both")
+    try:
+        return Sidecar(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"is not a sidecar of predict_oof.py: {error}", file=path, code=EXIT_UNTRUSTED) from None
+
+
+def read_oof(npy: Path, sidecar: Sidecar) -> Probabilities:
+    """The probabilities, memory-mapped, once shape, dtype and range are what the sidecar says."""
+    try:
+        probabilities = np.load(npy, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"is not a readable .npy file: {error}", file=npy, code=EXIT_UNTRUSTED) from None
+    expected = (sidecar.rows, sidecar.classes)
+    if probabilities.shape != expected or probabilities.dtype != np.float32:
+        found = f"{probabilities.dtype} {probabilities.shape}"
+        raise UserError(f"holds {found}, its sidecar says float32 {expected}", file=npy, code=EXIT_UNTRUSTED)
+    if not (probabilities.min() >= 0 and probabilities.max() <= 1):  # NaN fails too
+        raise UserError("holds values that are not probabilities (NaN, or outside 0..1)", file=npy, code=EXIT_UNTRUSTED)
+    return probabilities

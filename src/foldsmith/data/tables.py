@@ -1,0 +1,227 @@
+"""Label tables: csv files into ids, sparse labels and the class list. Ids are text, byte for byte, always."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldsmith.config import Config
+from foldsmith.errors import UserError, did_you_mean
+from foldsmith.files import sha256_lines
+
+ID_COLUMNS = ["id", "image_id", "image", "image_name", "img_id", "filename", "file_name", "file", "name"]
+LABEL_COLUMNS = ["attribute_ids", "labels", "label", "tags", "target", "targets", "classes", "class", "category"]
+SEPARATORS = [" ", ";", "|", ","]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The class list. `tokens` are what tables and submissions write, `names` what people read; same order, same length."""
+
+    tokens: list[str]
+    names: list[str]
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256_lines(self.tokens)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Images and their labels. Labels are sparse: image i has class indices `indices[starts[i]:starts[i + 1]]`."""
+
+    ids: list[str]
+    starts: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    classes: Classes
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def targets(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+        """Multi-hot labels, bool (rows, classes); of all rows by default."""
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        dense = np.zeros((len(rows), len(self.classes.tokens)), dtype=np.bool_)
+        for position, row in enumerate(rows):
+            dense[position, self.indices[self.starts[row] : self.starts[row + 1]]] = True
+        return dense
+
+    @cached_property
+    def sha256(self) -> str:
+        """Changes with any id, label, class or their order."""
+        labels = (f"{self.starts[row]} {name}" for row, name in enumerate(self.ids))
+        return sha256_lines([self.classes.sha256, sha256_lines(labels), hashlib.sha256(self.indices.tobytes()).hexdigest()])
+
+    def take(self, rows: NDArray[np.int64]) -> "Table":
+        """The table of some rows, in the order given."""
+        parts = [self.indices[self.starts[row] : self.starts[row + 1]] for row in rows]
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        indices = np.concatenate(parts) if parts else self.indices[:0]
+        return Table([self.ids[row] for row in rows], starts, indices, self.classes)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A csv file as text: the header, and each record with the line on which it ends."""
+
+    path: Path
+    columns: list[str]
+    rows: list[list[str]]
+    lines: Sequence[int]
+
+    def column(self, name: str) -> list[str]:
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
+
+def read_csv(path: Path) -> Sheet:
+    """Read a csv (comma, semicolon or tab; quotes; a BOM; any line ends) without interpreting a single value."""
+    if not path.is_file():
+        raise UserError("file not found", file=path, hint="data.root or the key that names this file is wrong")
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            for record, line in _records(file, delimiter):
+                rows.append(record)
+                lines.append(line)
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 text ({error.reason})", file=path) from None
+    except csv.Error as error:
+        raise UserError(f"is not valid csv: {error}", file=path, line=(lines[-1] + 1) if lines else 1) from None
+    if not rows:
+        raise UserError("is empty", file=path)
+    header = rows[0]
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise UserError(f"{len(row)} fields, but the header has {len(header)}", file=path, line=line)
+    return Sheet(path, header, rows[1:], lines[1:])
+
+
+def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    for record in reader:
+        if record:  # an empty line
+            yield record, reader.line_num
+
+
+def _delimiter(header: str) -> str:
+    counts = {delimiter: header.count(delimiter) for delimiter in (",", ";", "\t")}
+    return max(counts, key=lambda delimiter: counts[delimiter])
+
+
+def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) -> str:
+    if named is not None:
+        if named not in sheet.columns:
+            hint = did_you_mean(named, sheet.columns)
+            raise UserError(f"no column {named!r} in the header {sheet.columns}", file=sheet.path, line=1, key=key, hint=hint)
+        return named
+    by_lower = {column.lower(): column for column in sheet.columns}
+    for name in usual:
+        if name in by_lower:
+            return by_lower[name]
+    raise UserError(
+        f"which of the columns {sheet.columns} is it?", file=sheet.path, line=1, key=key, hint=f"name it: {key}: ..."
+    )
+
+
+def id_column(sheet: Sheet, config: Config) -> str:
+    """The column of image ids: the one named in the config, else the first of the usual names."""
+    return _find_column(sheet, config.data.id_column, ID_COLUMNS, "data.id_column")
+
+
+def label_column(sheet: Sheet, config: Config) -> str:
+    """The column of labels: the one named in the config, else a usual name, else the only column beside the id."""
+    others = [column for column in sheet.columns if column != id_column(sheet, config)]
+    if config.data.label_column is None and len(others) == 1:
+        return others[0]
+    return _find_column(sheet, config.data.label_column, LABEL_COLUMNS, "data.label_column")
+
+
+def checked_ids(sheet: Sheet, column: str) -> list[str]:
+    """The ids of a table; an empty or repeated one is an error that names the lines."""
+    ids = sheet.column(column)
+    seen: dict[str, int] = {}
+    for name, line in zip(ids, sheet.lines, strict=True):
+        if not name:
+            raise UserError(f"empty {column}", file=sheet.path, line=line)
+        if name in seen:
+            raise UserError(f"duplicate id {name!r}, first on line {seen[name]}", file=sheet.path, line=line)
+        seen[name] = line
+    return ids
+
+
+def read_table(config: Config) -> Table:
+    """The training table of a config: ids, labels and classes."""
+    sheet = read_csv(config.data_path("train_csv"))
+    ids = checked_ids(sheet, id_column(sheet, config))
+    if not ids:
+        raise UserError("has no rows", file=sheet.path)
+    texts = sheet.column(label_column(sheet, config))
+    separator = config.data.label_separator or _separator(texts)
+    words = [[word for word in text.split(separator) if word] for text in texts]
+    classes = read_classes(config, words)
+    index = _token_index(classes, words)
+
+    starts = np.zeros(len(ids) + 1, dtype=np.int64)
+    indices: list[int] = []
+    for row, labels in enumerate(words):
+        for label in labels:
+            if label not in index:
+                raise UserError(
+                    f"label {label!r} of {ids[row]!r} is not in the class list ({len(classes.tokens)} classes)",
+                    file=sheet.path,
+                    line=sheet.lines[row],
+                    hint=f"{did_you_mean(label, index)} See {config.data_path('labels_csv')}",
+                )
+        indices.extend(sorted({index[label] for label in labels}))
+        starts[row + 1] = len(indices)
+    return Table(ids, starts, np.array(indices, dtype=np.int32), classes)
+
+
+def _separator(texts: list[str]) -> str:
+    """The separator that occurs in most label texts; a space where none does."""
+    sample = texts[:10_000]
+    counts = {separator: sum(separator in text for text in sample) for separator in SEPARATORS}
+    return max(counts, key=lambda separator: counts[separator])
+
+
+def read_classes(config: Config, words: list[list[str]]) -> Classes:
+    """The class list from labels.csv, in its order; without one, every label that occurs, in natural order."""
+    path = config.data_path("labels_csv")
+    if not path.is_file():
+        if config.data.labels_csv is not None:
+            raise UserError("file not found", file=path, key="data.labels_csv")
+        tokens = sorted({word for labels in words for word in labels}, key=_natural)
+        return Classes(tokens, tokens)
+    sheet = read_csv(path)
+    tokens = checked_ids(sheet, sheet.columns[0])
+    return Classes(tokens, sheet.column(sheet.columns[1]) if len(sheet.columns) > 1 else tokens)
+
+
+def _token_index(classes: Classes, words: list[list[str]]) -> dict[str, int]:
+    """Class index by what the table writes: class ids or, where no label is an id, class names."""
+    by_token = {token: index for index, token in enumerate(classes.tokens)}
+    by_name = {name: index for index, name in enumerate(classes.names)}
+    used = {word for labels in words for word in labels}
+    return by_name if used and used.isdisjoint(by_token) and not used.isdisjoint(by_name) else by_token
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """A sort key by which "9" comes before "10"."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", text)]
+
+
+def read_test_ids(config: Config) -> tuple[list[str], Sheet]:
+    """The test ids in the order of sample_submission.csv, and the sheet itself."""
+    sheet = read_csv(config.data_path("sample_submission"))
+    return checked_ids(sheet, id_column(sheet, config)), sheet

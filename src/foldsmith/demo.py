@@ -1,0 +1,97 @@
+"""`make demo`: the commands that a user would type, one after the other, and a table of what came out."""
+
+import csv
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from foldsmith.data.oof_files import read_sidecar
+from foldsmith.ensemble.file import Ensemble, read_ensemble
+from foldsmith.errors import UserError
+
+EXPERIMENTS = ["clipart_lite0", "clipart_forgiving"]
+DATA = Path("data/clipart")
+
+
+def run_demo(output: Path) -> None:
+    """Train, predict, search, infer, pack, and run the packed kernel on its own; all below `output`."""
+    started = time.monotonic()
+    if not DATA.is_dir():
+        raise UserError("not found; the demo runs in the project's folder", file=DATA)
+    for name in EXPERIMENTS:
+        _run("train.py", "--config", name, "--output", output)
+        _run("predict_oof.py", "--config", name, "--output", output)
+    firsts = [output / name / f"{name}_f0.npy" for name in EXPERIMENTS]
+    _run("ensemble_search.py", output / "best.yml", *firsts)
+    _run("ensemble_inference.py", output / "best.yml", "--models", output, "--output", output / "submission.csv")
+    _run("deploy_kernel.py", "ensemble_inference.py", output / "best.yml", "--output", output / "kernel")
+    _prove_kernel(output)
+    _print_table(output, read_ensemble(output / "best.yml"), time.monotonic() - started)
+
+
+def _run(script: str, *words: object) -> None:
+    """Call a top-level script's main() in this process: importing torch seven times would take a minute."""
+    argv = [str(word) for word in words]
+    print(f"\n$ ./{script} {shlex.join(argv)}", flush=True)
+    spec = importlib.util.spec_from_file_location(Path(script).stem, script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(argv)
+
+
+def _prove_kernel(output: Path) -> None:
+    """Run the packed kernel in an empty folder beside an input/ tree, without this project on its path."""
+    script = (output / "kernel" / "best" / "best.py").resolve()
+    expected = (output / "submission.csv").read_bytes()
+    with tempfile.TemporaryDirectory(prefix="foldsmith-kernel-") as folder:
+        inputs, working = Path(folder) / "input", Path(folder) / "working"
+        working.mkdir()
+        inputs.mkdir()
+        (inputs / DATA.name).symlink_to(DATA.resolve())
+        for name in EXPERIMENTS:
+            (inputs / name).symlink_to((output / name).resolve())
+        print(f"\n$ cd {working} && python {script}", flush=True)
+        _run_without_project(script, working)
+        if (working / "submission.csv").read_bytes() != expected:
+            raise UserError("the kernel's submission differs from ensemble_inference.py's", file=script)
+    print("the kernel's submission.csv is the same, byte for byte")
+
+
+def _run_without_project(script: Path, working: Path) -> None:
+    """Run a script where `import foldsmith` can only find what is packed in it."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    # -S leaves out the site module, and with it the link to this project that an editable install makes; the other
+    # packages come back through PYTHONPATH.
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    environment["PYTHONPATH"] = os.pathsep.join(packages)
+    subprocess.run([sys.executable, "-S", str(script)], cwd=working, env=environment, check=True)
+
+
+def _print_table(output: Path, ensemble: Ensemble, seconds: float) -> None:
+    print(f"\n{'':<20}  OOF F2   training")
+    for name in EXPERIMENTS:
+        oof = [read_sidecar(path) for path in sorted((output / name).glob("*.npy"))]
+        score = sum(fold.score * fold.rows for fold in oof) / sum(fold.rows for fold in oof)
+        print(f"{name:<20}  {score:.4f}   {_training_seconds(output / name):5.0f} s")
+    print(f"{'blend':<20}  {ensemble.score:.4f}")
+    print(f"{'best single':<20}  {ensemble.best_single_score:.4f}")
+    print(f"{'uniform blend':<20}  {ensemble.uniform_score:.4f}")
+    print(f"\nall in {seconds:.0f} s. Files in {output}/:")
+    print(f"  {', '.join(f'{name}/' for name in EXPERIMENTS)}   weights, OOF predictions, logs, curves")
+    print("  best.yml          the blend\n  submission.csv    what the competition gets")
+    print("  kernel/best/      the same inference as one file for an offline kernel")
+
+
+def _training_seconds(run: Path) -> float:
+    """Seconds of all epochs, validation included, from every fold's timings.csv."""
+    total = 0.0
+    for path in run.glob("fold*/timings.csv"):
+        with open(path, encoding="utf-8", newline="") as file:
+            total += sum(float(row["train_seconds"]) + float(row["valid_seconds"]) for row in csv.DictReader(file))
+    return total

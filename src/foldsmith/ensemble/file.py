@@ -1,0 +1,91 @@
+"""The ensemble file: which models, with which weights and views, above which threshold; and how they are summed.
+
+The search writes it, inference and the packed kernel read it. `blend` is the one sum that both use, so that a score that
+the search found is the score that inference gives.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from foldsmith.config import Document, dump_yaml, parse_yaml, read_yaml
+from foldsmith.config.loader import problems_error
+from foldsmith.config.schema import Section
+from foldsmith.config.validate import schema_problems
+from foldsmith.files import write_text
+from foldsmith.metrics import Probabilities
+
+FORMAT = "foldsmith-ensemble-1"
+
+
+class Member(Section):
+    """One model: all its folds, averaged."""
+
+    name: str
+    weight: float = Field(gt=0)
+    views: Annotated[list[str], Field(min_length=1)] = Field(description="the views of its OOF predictions")
+    oof: list[str] = Field(description="names of its OOF files, a fold each")
+    weights: Annotated[list[str], Field(min_length=1)] = Field(description="names of its weights files, a fold each")
+    sha256: list[str] = Field(description="of the weights files, in the same order")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "Member":
+        if len(self.sha256) != len(self.weights):
+            raise ValueError(f"{len(self.weights)} weights need as many sha256, got {len(self.sha256)}")
+        return self
+
+
+class Ensemble(Section):
+    """A blend. Scores are OOF scores."""
+
+    format: Literal["foldsmith-ensemble-1"] = FORMAT
+    task: Literal["multilabel"]
+    metric: Literal["f2"]
+    score: float
+    nested_score: float = Field(description="weights and threshold fitted without the fold that is scored")
+    uniform_score: float
+    best_single_score: float
+    threshold: Annotated[float, Field(ge=0, lt=1)]
+    classes_sha256: str
+    prior: list[str] = Field(description="the labels to predict where nothing is known of an image")
+    members: Annotated[list[Member], Field(min_length=1)] = Field(description="in the order in which they are summed")
+    prefix_thresholds: list[float] = Field(description="the best threshold of the first 1, 2, ... members")
+
+
+def read_ensemble(path: Path) -> Ensemble:
+    """Read an ensemble file; every problem is named with its line."""
+    return _checked(path, read_yaml(path))
+
+
+def parse_ensemble(text: str, name: str) -> Ensemble:
+    """`read_ensemble` for the text that a packed kernel holds."""
+    return _checked(Path(name), parse_yaml(text, name))
+
+
+def _checked(path: Path, document: Document) -> Ensemble:
+    ensemble, problems = schema_problems(document.values, Ensemble)
+    if ensemble is None:
+        raise problems_error(path, document, problems)
+    return ensemble
+
+
+def write_ensemble(path: Path, ensemble: Ensemble) -> None:
+    """Write an ensemble file atomically."""
+    write_text(path, dump_yaml(ensemble.model_dump(mode="json")))
+
+
+def blend(members: Sequence[Probabilities], weights: Sequence[float]) -> Probabilities:
+    """Weighted sum in float32, member after member in the order given; the weights are divided by their sum first.
+
+    Args:
+        members: each float32 (images, classes).
+        weights: positive.
+    """
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64)
+    total = members[0] * np.float32(shares[0])
+    for member, share in zip(members[1:], shares[1:], strict=True):
+        total += member * np.float32(share)
+    return total

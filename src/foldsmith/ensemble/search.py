@@ -1,0 +1,161 @@
+"""The blend search: weights of the members and one threshold for all, by scipy.optimize from several starts.
+
+A candidate's score is exact: its best threshold is found from one sort (metrics.best_fbeta), never from a grid. The
+result is never worse than equal weights or the best single model, for they are candidates too.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from tqdm import tqdm
+
+from foldsmith.ensemble.file import Ensemble, Member, blend, write_ensemble
+from foldsmith.ensemble.members import OofData, load_members
+from foldsmith.errors import UserError
+from foldsmith.metrics import Best, Probabilities, Targets, best_constant_labels, best_fbeta, fbeta
+
+DIGITS = 6  # of a weight in the ensemble file
+EVALUATIONS_PER_MEMBER = 40  # of one run of an optimizer
+
+Weights = NDArray[np.float64]
+
+
+def search(target: str, oof: Sequence[Path]) -> Path:
+    """Find the best blend and write `<target>.yml`; prints what it found.
+
+    Args:
+        target: name or path of the ensemble file, with or without ".yml".
+        oof: one OOF file a model.
+    """
+    path = Path(target if target.endswith((".yml", ".yaml")) else f"{target}.yml")
+    if path.suffix == ".npy":
+        raise UserError(f"{target!r} would be the ensemble's name", hint="ensemble_search.py NAME OOF.npy ...")
+    data = load_members(oof)
+    members = [member.probabilities for member in data.members]
+    weights = find_weights(members, data.targets, "blend")
+    ensemble = describe(data, weights)
+    write_ensemble(path, ensemble)
+    _print(ensemble, data, path)
+    return path
+
+
+def find_weights(members: Sequence[Probabilities], targets: Targets, description: str) -> Weights:
+    """The best weights found, summing to one, some perhaps 0."""
+    count = len(members)
+    singles = np.eye(count)
+    uniform = np.full(count, 1 / count)
+    if count == 1:
+        return uniform
+
+    with tqdm(desc=f"search {description}", unit=" blends", disable=None, leave=False) as bar:
+
+        def evaluate(weights: Weights) -> Best:
+            bar.update()
+            return score_blend(members, weights, targets)
+
+        candidates = [uniform, *singles]
+        best_single = max(singles, key=lambda weights: evaluate(weights).score)
+        for start in (uniform, (uniform + best_single) / 2, (3 * uniform + singles[0]) / 4):
+            for method in ("Nelder-Mead", "Powell"):
+                candidates.append(_optimize(evaluate, start, method))
+        return max(candidates, key=lambda weights: evaluate(weights).score)
+
+
+def _optimize(evaluate: Callable[[Weights], Best], start: Weights, method: str) -> Weights:
+    """One run of scipy over unnormalised weights in [0, 1]."""
+    options = {"maxfev": EVALUATIONS_PER_MEMBER * len(start), "xtol" if method == "Powell" else "xatol": 1e-3}
+    if method == "Nelder-Mead":
+        # The default simplex is 5 % wide, less than what one image moves the score by.
+        corners = np.vstack([start, *(start + 0.25 * (1 - 2 * (start > 0.5)) * axis for axis in np.eye(len(start)))])
+        options["initial_simplex"] = corners
+    found = minimize(
+        lambda weights: -evaluate(normalized(weights)).score,
+        start,
+        method=method,
+        bounds=[(0.0, 1.0)] * len(start),
+        options=options,
+    )
+    return normalized(found.x)
+
+
+def normalized(weights: Weights) -> Weights:
+    """Non-negative weights that sum to one, rounded as the ensemble file keeps them."""
+    weights = np.clip(np.nan_to_num(weights), 0, None)
+    weights = weights if weights.sum() > 0 else np.ones(len(weights))
+    return np.round(weights / weights.sum(), DIGITS)
+
+
+def in_order(weights: Weights) -> list[int]:
+    """Indices of the members that take part, the heaviest first: the order in which they are summed."""
+    return [int(index) for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
+
+
+def score_blend(members: Sequence[Probabilities], weights: Weights, targets: Targets) -> Best:
+    """Score and best threshold of a blend, summed as inference will sum it."""
+    weights = normalized(weights)
+    order = in_order(weights)
+    return best_fbeta(blend([members[index] for index in order], [weights[index] for index in order]), targets)
+
+
+def nested_score(data: OofData) -> float:
+    """Mean score of every fold by the weights and threshold that were fitted on the other folds."""
+    members = [member.probabilities for member in data.members]
+    total = 0.0
+    for fold in range(data.fold_of.max() + 1):
+        inside, outside = data.fold_of == fold, data.fold_of != fold
+        fitted_on = [member[outside] for member in members]
+        weights = find_weights(fitted_on, data.targets[outside], f"without fold {fold}")
+        threshold = score_blend(fitted_on, weights, data.targets[outside]).threshold
+        order = in_order(normalized(weights))
+        blended = blend([members[index][inside] for index in order], [weights[index] for index in order])
+        total += fbeta(blended, data.targets[inside], threshold) * np.count_nonzero(inside)
+    return total / len(data.fold_of)
+
+
+def describe(data: OofData, weights: Weights) -> Ensemble:
+    """The ensemble file's content for some weights."""
+    weights = normalized(weights)
+    order = in_order(weights)
+    chosen = [data.members[index] for index in order]
+    probabilities = [member.probabilities for member in chosen]
+    shares = [float(weights[index]) for index in order]
+    prefixes = [best_fbeta(blend(probabilities[:n], shares[:n]), data.targets) for n in range(1, len(order) + 1)]
+    everyone = [member.probabilities for member in data.members]
+    return Ensemble(
+        task="multilabel",
+        metric="f2",
+        score=prefixes[-1].score,
+        nested_score=nested_score(data),
+        uniform_score=score_blend(everyone, np.ones(len(everyone)), data.targets).score,
+        best_single_score=max(best_fbeta(member, data.targets).score for member in everyone),
+        threshold=prefixes[-1].threshold,
+        classes_sha256=data.classes_sha256,
+        prior=[data.classes[index] for index in best_constant_labels(data.targets)],
+        members=[
+            Member(
+                name=member.name,
+                weight=share,
+                views=member.sidecars[0].views,
+                oof=[file.name for file in member.files],
+                weights=[file.with_suffix(".safetensors").name for file in member.files],
+                sha256=[sidecar.weights_sha256 for sidecar in member.sidecars],
+            )
+            for member, share in zip(chosen, shares, strict=True)
+        ],
+        prefix_thresholds=[prefix.threshold for prefix in prefixes],
+    )
+
+
+def _print(ensemble: Ensemble, data: OofData, path: Path) -> None:
+    width = max(len(member.name) for member in data.members)
+    weights = {member.name: member.weight for member in ensemble.members}
+    print(f"{'member':<{width}}  weight    F2")
+    for member in data.members:
+        single = best_fbeta(member.probabilities, data.targets).score
+        print(f"{member.name:<{width}}  {weights.get(member.name, 0.0):.4f}  {single:.4f}")
+    print(f"blend {ensemble.score:.4f} at threshold {ensemble.threshold:.4f} (nested {ensemble.nested_score:.4f})")
+    print(f"uniform {ensemble.uniform_score:.4f}, best single {ensemble.best_single_score:.4f}")
+    print(f"written: {path}")

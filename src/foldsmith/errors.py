@@ -1,0 +1,85 @@
+"""The one error class for users, the exit codes, and the one place that turns both into an ending process.
+
+Exit codes (documented in docs/design.md, section 6):
+    0 done    2 config, data or usage    3 environment (disk, memory, network)    4 a corrupt or untrusted artefact
+    5 the deadline came and a partial but valid result was written    130 / 143 ended by SIGINT / SIGTERM
+"""
+
+import difflib
+import errno
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
+
+EXIT_USAGE = 2
+EXIT_ENVIRONMENT = 3
+EXIT_UNTRUSTED = 4
+EXIT_DEADLINE = 5
+
+
+class UserError(Exception):
+    """Something that the user can mend. Printed without a traceback as `file:line: key: message`, then the hint.
+
+    Args:
+        message: what happened, with the offending value.
+        hint: what to do about it.
+        file, line, key: where it happened; each optional. Lines count from 1.
+        code: the exit code of the process.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        file: object = None,
+        line: int | None = None,
+        key: str | None = None,
+        code: int = EXIT_USAGE,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.file, self.line, self.key, self.code = message, hint, file, line, key, code
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        key = f"{self.key}: " if self.key else ""
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{place}{key}{self.message}{hint}"
+
+
+def run(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a command's main() as a process: user errors and signals become messages and exit codes, the rest a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main(None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_ENVIRONMENT)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    print("terminated; the same command goes on from the last finished epoch", file=sys.stderr)
+    sys.exit(143)
+
+
+def did_you_mean(value: str, known: Iterable[str], *, show: int = 12) -> str:
+    """A sentence that names the nearest of `known`; where none is near, all of them (at most `show`).
+
+    >>> did_you_mean("focl", ["bce", "focal"])
+    "did you mean 'focal'?"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(value, names, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(name) for name in near) + "?"
+    listed = ", ".join(names[:show]) + (f", ... ({len(names)} in all)" if len(names) > show else "")
+    return f"valid: {listed}"

@@ -1,0 +1,77 @@
+"""An ensemble file to a submission: every member, every fold, every view, one sum, one threshold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foldsmith.config import Config
+from foldsmith.data.images import find_images
+from foldsmith.data.tables import id_column, read_test_ids
+from foldsmith.ensemble.file import Ensemble, Member, blend
+from foldsmith.errors import EXIT_UNTRUSTED, UserError, did_you_mean
+from foldsmith.files import sha256_lines
+from foldsmith.inference.find import find_weights, locate_data
+from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.inference.submission import label_lists, write_submission
+from foldsmith.inference.views import VIEWS
+from foldsmith.metrics import Probabilities, above
+from foldsmith.models.weights import config_of, load_model, read_header
+
+
+def run_ensemble(
+    ensemble: Ensemble, *, model_roots: Sequence[Path], data_root: Path | None, output: Path, device: torch.device
+) -> None:
+    """Predict the test images and write the submission.
+
+    Args:
+        model_roots: folders below which weights are searched.
+        data_root: the competition's folder; None: where the members' config says, or below the usual input folders.
+        output: the csv to write.
+    """
+    # Everything that can be wrong is found before the first model runs.
+    weights = find_weights(ensemble, model_roots)
+    headers = {name: read_header(path) for name, path in weights.items()}
+    for name, header in headers.items():
+        if sha256_lines(header["classes"]) != ensemble.classes_sha256:
+            raise UserError("has another class list than the ensemble", file=weights[name], code=EXIT_UNTRUSTED)
+    _check_views(ensemble)
+    first = ensemble.members[0].weights[0]
+    config = locate_data(config_of(headers[first], weights[first]), data_root)
+    ids, sample = read_test_ids(config)
+    paths = find_images(config.data_path("test_dir"), ids, config.data.image_extension)
+
+    predictions = []
+    for number, member in enumerate(ensemble.members, start=1):
+        title = f"member {number}/{len(ensemble.members)} {member.name}"
+        predictions.append(_predict_member(member, weights, paths, device, title))
+
+    probabilities = blend(predictions, [member.weight for member in ensemble.members])
+    predicted = above(probabilities, ensemble.threshold)
+    separator = config.data.label_separator or " "
+    write_submission(output, sample, id_column(sample, config), label_lists(predicted, headers[first]["classes"], separator))
+    print(f"written: {output} ({len(ids)} images, {np.count_nonzero(predicted) / len(ids):.2f} labels an image)")
+
+
+def _predict_member(
+    member: Member, weights: dict[str, Path], paths: Sequence[Path], device: torch.device, title: str
+) -> Probabilities:
+    """Mean probabilities of a member's folds, summed in float32 in the order of the ensemble file."""
+    total: Probabilities | None = None
+    for number, name in enumerate(member.weights, start=1):
+        path = weights[name]
+        config: Config = config_of(read_header(path), path)
+        model = load_model(path, device)
+        description = f"{title}, fold {number}/{len(member.weights)}"
+        predicted = predict(model, paths, pipeline_of(config, device), member.views, description)
+        total = predicted if total is None else total + predicted
+    assert total is not None
+    return total / np.float32(len(member.weights))
+
+
+def _check_views(ensemble: Ensemble) -> None:
+    for member in ensemble.members:
+        for view in member.views:
+            if view not in VIEWS:
+                raise UserError(f"unknown view {view!r} of {member.name!r}", key="members.views", hint=did_you_mean(view, VIEWS))

@@ -1,0 +1,36 @@
+"""submission.csv: the columns and the row order of sample_submission.csv, ids byte for byte."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from foldsmith.data.tables import Sheet
+from foldsmith.errors import UserError
+from foldsmith.files import write_text
+from foldsmith.metrics import Targets
+
+
+def label_lists(predicted: Targets, tokens: Sequence[str], separator: str) -> list[str]:
+    """The labels of every image as text, in the order of the class list.
+
+    Args:
+        predicted: bool (images, classes).
+        tokens: what the label table writes for a class.
+    """
+    return [separator.join(tokens[index] for index in np.flatnonzero(row)) for row in predicted]
+
+
+def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence[str]) -> None:
+    """Write one value a row of the sample, whose other columns must be just one."""
+    others = [column for column in sample.columns if column != id_column]
+    if len(others) != 1:
+        raise UserError(f"has the columns {sample.columns}; expected the id and one more", file=sample.path, line=1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(sample.columns)
+    for name, value in zip(sample.column(id_column), values, strict=True):
+        writer.writerow([name, value] if sample.columns[0] == id_column else [value, name])
+    write_text(path, text.getvalue())

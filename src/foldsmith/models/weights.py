@@ -1,0 +1,138 @@
+"""Weights on disk. Ours are safetensors with one header entry; nothing that is read here can run code.
+
+Header: the metadata key `foldsmith`, sorted JSON with name, fold, config (resolved), classes (tokens), epoch, score,
+threshold, and the sha256 of data, folds, config and code.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from foldsmith.config import Config, dotted
+from foldsmith.config.validate import schema_problems
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.files import atomic_path
+from foldsmith.models.build import build_model, classifier_prefixes, in_modules
+
+HEADER_KEYS = {"name", "fold", "config", "classes"}
+
+
+def save_weights(path: Path, state: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    """Write a state dict and its header atomically; equal input gives equal bytes."""
+    # safetensors refuses channels_last tensors
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(path) as temporary:
+        metadata = {"foldsmith": json.dumps(header, sort_keys=True, ensure_ascii=False)}
+        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of one of our weights files.
+
+    Raises:
+        UserError: code 4 when the file is not such a file.
+    """
+    if not path.is_file():
+        raise UserError("weights file not found", file=path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _untrusted(path, f"is not a safetensors file: {error}") from None
+    try:
+        header = json.loads(metadata["foldsmith"])
+    except (KeyError, ValueError, RecursionError):
+        raise _untrusted(path, "has no foldsmith header; it is not a file that train.py wrote") from None
+    if not isinstance(header, dict) or not header.keys() >= HEADER_KEYS:
+        raise _untrusted(path, "has a foldsmith header without " + ", ".join(sorted(HEADER_KEYS)))
+    return header
+
+
+def config_of(header: dict[str, Any], path: Path) -> Config:
+    """The resolved config that a header holds, named as its experiment."""
+    config, problems = schema_problems(header["config"], Config)
+    if config is None:
+        raise _untrusted(path, f"has a header whose config is not valid: {dotted(problems[0].path)}: {problems[0].message}")
+    return config.named(str(header["name"]))
+
+
+def load_model(path: Path, device: torch.device) -> nn.Module:
+    """The model of one of our weights files; every name, shape and dtype must agree, every value be finite."""
+    header = read_header(path)
+    config = config_of(header, path)
+    height, width = config.model.input_size
+    model = build_model(
+        config.model.arch,
+        num_classes=len(header["classes"]),
+        input_size=(height, width),
+        pooling=config.model.pooling,
+    )
+    _copy_into(model, _read_safetensors(path), path, optional=())
+    return model.to(device)
+
+
+def load_pretrained(path: Path, model: nn.Module) -> None:
+    """Start a model from a .safetensors or .pth state dict. The classifier is skipped where its shape differs."""
+    if not path.is_file():
+        raise UserError(
+            "pretrained weights not found", file=path, key="model.pretrained", hint="for the demo's: make weights"
+        )
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    _copy_into(model, tensors, path, optional=classifier_prefixes(model))
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _untrusted(path, f"is not a safetensors file: {error}") from None
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from torch.save, read without running what it may hold; also below `state_dict` or `model`."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise _untrusted(path, f"refused, because it holds more than tensors: {reason}") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
+        raise _untrusted(path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise _untrusted(path, "does not hold a state dict of tensors")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _copy_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, optional: tuple[str, ...]) -> None:
+    """Check everything, then copy. Tensors of the modules in `optional` may be absent or of another shape."""
+    own = model.state_dict()
+    usable = {}
+    problems = []
+    for name, tensor in tensors.items():
+        if name in own and tensor.shape == own[name].shape and tensor.layout == torch.strided:
+            if tensor.dtype.is_floating_point != own[name].dtype.is_floating_point:
+                problems.append(f"{name} is {tensor.dtype}, the model's {own[name].dtype}")
+            elif tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+                problems.append(f"{name} holds values that are not finite")
+            else:
+                usable[name] = tensor
+        elif not in_modules(name, optional):
+            expected = f"the model's is {tuple(own[name].shape)}" if name in own else "the model has none of that name"
+            problems.append(f"{name} {tuple(tensor.shape)}: {expected}")
+    problems += [f"{name} is missing" for name in own if name not in tensors and not in_modules(name, optional)]
+    if problems:
+        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+        raise _untrusted(path, f"does not fit the model: {shown}")
+    model.load_state_dict(usable, strict=False)
+
+
+def _untrusted(path: Path, message: str) -> UserError:
+    return UserError(message, file=path, code=EXIT_UNTRUSTED)

@@ -1,0 +1,72 @@
+"""last.ckpt: everything that the next epoch needs, written after each epoch, read without running code."""
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.files import atomic_path
+from foldsmith.training.schedules import Schedule
+
+
+@dataclass
+class Progress:
+    """How far a fold has come. Scores: higher is better."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished optimizer steps
+    best_score: float = float("-inf")
+    best_epoch: int = 0
+    finished: bool = False
+    metrics: list[dict[str, float]] = field(default_factory=list)  # a row of metrics.csv an epoch
+
+
+@dataclass
+class Training:
+    """What changes while a fold trains."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    progress: Progress
+
+
+def save_checkpoint(path: Path, training: Training, identity: dict[str, Any]) -> None:
+    """Write last.ckpt atomically. `identity` (hashes, threads ...) must be the same again on resume."""
+    content = {
+        "identity": identity,
+        "progress": asdict(training.progress),
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "schedule": training.schedule.state(),
+        "scaler": training.scaler.state_dict(),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read last.ckpt; a damaged one is an error with code 4."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        assert set(content) >= {"identity", "progress", "model", "optimizer", "schedule", "scaler"}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AssertionError, TypeError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise UserError(
+            f"is damaged: {reason}", file=path, code=EXIT_UNTRUSTED, hint="--fresh starts the fold over"
+        ) from None
+    return content
+
+
+def restore(training: Training, content: dict[str, Any]) -> None:
+    """Put a checkpoint's content into freshly built objects."""
+    training.model.load_state_dict(content["model"])
+    training.optimizer.load_state_dict(content["optimizer"])
+    training.schedule.restore(content["schedule"])
+    training.scaler.load_state_dict(content["scaler"])
+    training.progress = Progress(**content["progress"])

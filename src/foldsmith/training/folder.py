@@ -1,0 +1,101 @@
+"""The run's folder: what lies where, and whether it belongs to this experiment."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foldsmith.config import Config, dump_yaml, read_yaml
+from foldsmith.errors import UserError
+from foldsmith.files import write_text
+
+# Keys that, like all of test., change nothing about the weights, so a run may go on when they differ. Where the data lies is free, what it
+# holds is not: its hash is checked.
+FREE_KEYS = {
+    "train.workers",
+    "data.root",
+    "data.train_csv",
+    "data.labels_csv",
+    "data.sample_submission",
+    "data.train_dir",
+    "data.test_dir",
+    "data.folds",
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """runs/<name>/ and the paths in it."""
+
+    output: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.output / self.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / f"{self.name}.yml"
+
+    @property
+    def folds(self) -> Path:
+        return self.path / "folds.csv"
+
+    def fold(self, fold: int) -> Path:
+        return self.path / f"fold{fold}"
+
+    def weights(self, fold: int) -> Path:
+        return self.path / f"{self.name}_f{fold}.safetensors"
+
+    def oof(self, fold: int) -> Path:
+        return self.path / f"{self.name}_f{fold}.npy"
+
+
+def open_run(config: Config, output: Path, *, fresh: bool = False, only_fold: int | None = None) -> RunFolder:
+    """Make the run's folder, or go on in it when the same experiment made it. Writes the resolved config into it.
+
+    Args:
+        config: resolved.
+        fresh: throw away what is there: everything, or one fold when `only_fold` is given.
+
+    Raises:
+        UserError: when the folder was made by another config, naming the keys that differ.
+    """
+    run = RunFolder(output, config.name)
+    if fresh and only_fold is None:
+        shutil.rmtree(run.path, ignore_errors=True)
+    if run.config.is_file():
+        changed = differing_keys(read_yaml(run.config).values, config.model_dump(mode="json"))
+        if changed:
+            raise UserError(
+                "was made by another config; these keys differ (there -> now):\n  " + "\n  ".join(changed),
+                file=run.path,
+                hint="--fresh starts over and deletes it; --output, or another file name, keeps both",
+            )
+    if fresh and only_fold is not None:
+        shutil.rmtree(run.fold(only_fold), ignore_errors=True)
+        for path in (run.weights(only_fold), run.oof(only_fold), run.oof(only_fold).with_suffix(".json")):
+            path.unlink(missing_ok=True)
+    write_text(run.config, dump_yaml(config.model_dump(mode="json")))
+    return run
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines "key: old -> new" for every key whose value differs and matters to the weights."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    return [
+        f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
+        for key in sorted({*flat_old, *flat_new})
+        if flat_old.get(key) != flat_new.get(key) and not (key in FREE_KEYS or key.startswith("test."))
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,138 @@
+"""The second pass over a config: names and arguments of what lives in torch, timm and albumentations.
+
+It works on plain values, valid or not, so that its problems stand in one list with the schema's. Arguments are bound to
+the signatures that they will be passed to; nothing is built but transforms, which only then check their values.
+"""
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import timm
+import timm.optim
+
+from foldsmith.config import Problem
+from foldsmith.data.augment import transform_class, transform_names
+from foldsmith.errors import did_you_mean
+from foldsmith.inference.views import VIEWS
+from foldsmith.losses import LOSSES
+from foldsmith.training.schedules import SCHEDULES
+
+Path = tuple[str | int, ...]
+
+
+def check_leaves(values: dict[str, Any]) -> list[Problem]:
+    """All problems with architecture, loss, optimizer, scheduler, transforms and views."""
+    problems = []
+    arch = _get(values, "model", "arch")
+    if isinstance(arch, str) and not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), n=5, cutoff=0.5)
+        message = f"timm has no model {arch!r}; the nearest: {', '.join(near) or 'none (see timm.list_models())'}"
+        problems.append(Problem(("model", "arch"), message))
+    problems += _check_component(values, "loss", LOSSES)
+    problems += _check_component(values, "scheduler", SCHEDULES)
+    problems += _check_optimizer(values)
+    problems += _check_transforms(_get(values, "augmentations", "extra"))
+    views = _get(values, "test", "tta")
+    for index, view in enumerate(views if isinstance(views, list) else []):
+        if isinstance(view, str) and view not in VIEWS:
+            problems.append(_unknown(("test", "tta", index), view, VIEWS))
+    return problems
+
+
+def _get(values: Any, *keys: str) -> Any:
+    """values[key][key]..., or None where the config is not of that shape (the schema pass says so)."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _check_component(values: dict[str, Any], section: str, table: dict[str, Any]) -> list[Problem]:
+    name, params = _get(values, section, "name"), _get(values, section, "params")
+    if not isinstance(name, str):
+        return []
+    if name not in table:
+        return [_unknown((section, "name"), name, table)]
+    return _check_arguments((section, "params"), name, table[name], params)
+
+
+def _check_optimizer(values: dict[str, Any]) -> list[Problem]:
+    name, params = _get(values, "optimizer", "name"), _get(values, "optimizer", "params")
+    if not isinstance(name, str):
+        return []
+    if name not in timm.optim.list_optimizers():
+        return [_unknown(("optimizer", "name"), name, timm.optim.list_optimizers())]
+    where: Path = ("optimizer", "params")
+    if not isinstance(params, dict) or "lr" not in params:
+        return [Problem((*where, "lr"), "required key is missing (it belongs to optimizer.name)")]
+    optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
+    problems = _check_arguments(where, name, optimizer, params, hidden=("params", "lr_scale"))
+    lr = params["lr"]
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or lr <= 0:
+        problems.append(Problem((*where, "lr"), f"expected a number greater than 0, got {lr!r}"))
+    return problems
+
+
+def _check_transforms(extra: Any) -> list[Problem]:
+    problems = []
+    for index, item in enumerate(extra if isinstance(extra, list) else []):
+        name, params = _get(item, "name"), _get(item, "params")
+        if not isinstance(name, str):
+            continue
+        where: Path = ("augmentations", "extra", index)
+        transform = transform_class(name)
+        if transform is None:
+            problems.append(_unknown((*where, "name"), name, transform_names()))
+            continue
+        wrong = _check_arguments((*where, "params"), name, transform, params)
+        problems += wrong or _check_values((*where, "params"), name, transform, params or {})
+    return problems
+
+
+def _check_arguments(
+    path: Path, name: str, target: Callable[..., Any], params: Any, hidden: tuple[str, ...] = ()
+) -> list[Problem]:
+    """Names of arguments against a signature, and numbers against the types of their defaults."""
+    if not isinstance(params, dict):
+        params = {}
+    parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key not in hidden}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    known = [key for key, parameter in parameters.items() if parameter.kind not in variadic]
+    problems = []
+    for key, value in params.items():
+        if key not in known and not open_ended:
+            message = f"{name} takes no {key!r}; {did_you_mean(key, known)}" if known else f"{name} takes no arguments"
+            problems.append(Problem((*path, key), message))
+        elif key in known and _takes_float(parameters[key]) and not _is_number(value):
+            problems.append(Problem((*path, key), f"expected a number, got {value!r}"))
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key in known and key not in params:
+            problems.append(Problem((*path, key), f"{name} needs it"))
+    return problems
+
+
+def _check_values(path: Path, name: str, transform: type, params: dict[str, Any]) -> list[Problem]:
+    """Build a transform: only then does albumentations look at values. Its warnings count as errors."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            transform(**params)
+    except Exception as error:  # whatever a transform raises on wrong values is the user's to read
+        reasons = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic" not in line]
+        return [Problem(path, f"{name} refuses them: {'; '.join(reasons)}")]
+    return []
+
+
+def _takes_float(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.default, float) or parameter.annotation in (float, float | None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _unknown(path: Path, name: str, known: Iterable[str]) -> Problem:
+    return Problem(path, f"unknown name {name!r}; {did_you_mean(name, known)}")

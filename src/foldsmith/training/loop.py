@@ -1,0 +1,89 @@
+"""One epoch of training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from foldsmith.data.tables import Table
+from foldsmith.errors import UserError
+from foldsmith.inference.predict import Pipeline, autocast, to_input
+from foldsmith.models.build import train_mode
+from foldsmith.training.checkpoints import Training
+from foldsmith.training.schedules import set_rates
+
+MAX_BAD_STEPS = 3  # steps in a row whose loss may be NaN or infinite
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What does not change while a fold trains."""
+
+    criterion: nn.Module
+    pipeline: Pipeline
+    accum_batches: int
+    warmup_steps: int
+    total_steps: int
+
+
+def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: Table, description: str) -> float:
+    """Train for one pass over the loader; returns the mean loss over its batches with a finite one.
+
+    Gradients of `accum_batches` batches are averaged into one step; a smaller last group is averaged over its own size.
+    """
+    train_mode(training.model)
+    losses: list[float] = []
+    bad_steps = 0
+    with tqdm(loader, desc=description, unit="batch", disable=None, leave=False) as bar:
+        for batch, item in enumerate(bar):
+            if isinstance(item, UserError):
+                raise item
+            images, rows = item
+            group_start = batch - batch % plan.accum_batches
+            group = min(plan.accum_batches, len(loader) - group_start)
+            loss = _backward(training, plan, images, table.targets(rows), group)
+            losses.append(loss)
+            bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
+            if bad_steps >= MAX_BAD_STEPS:
+                raise _not_finite(training, loss, [table.ids[row] for row in rows])
+            if batch - group_start + 1 == group:
+                _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
+            bar.set_postfix(loss=f"{loss:.4f}")
+    return float(np.mean([loss for loss in losses if math.isfinite(loss)]))
+
+
+def _backward(training: Training, plan: EpochPlan, images: Tensor, targets: np.ndarray, group: int) -> float:
+    pipeline = plan.pipeline
+    x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
+    y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
+    with autocast(pipeline.device, pipeline.amp):
+        logits = training.model(x)
+    loss = plan.criterion(logits.float(), y)
+    training.scaler.scale(loss / group).backward()
+    return float(loss.item())
+
+
+def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
+    progress = training.progress
+    if finite:
+        set_rates(training.optimizer, training.schedule, progress.step, plan.total_steps, plan.warmup_steps)
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+    progress.step += 1
+
+
+def _not_finite(training: Training, loss: float, ids: Sequence[str]) -> UserError:
+    rates = sorted({group["lr"] for group in training.optimizer.param_groups})
+    return UserError(
+        f"the loss was not finite in {MAX_BAD_STEPS} steps in a row (now {loss}) at step {training.progress.step}, "
+        f"learning rates {', '.join(f'{rate:.3g}' for rate in rates)}, images {', '.join(ids[:5])} ...",
+        hint="a smaller optimizer.params.lr, a warmup, or train.amp: off; the last good weights are kept",
+    )
+
+

@@ -1,0 +1,113 @@
+"""Out-of-fold prediction: every fold's model predicts the images that it did not see."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from foldsmith.config import Config
+from foldsmith.data.folds import load_folds
+from foldsmith.data.images import find_images
+from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_oof
+from foldsmith.data.tables import read_table
+from foldsmith.errors import UserError
+from foldsmith.files import sha256_file, sha256_lines
+from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.metrics import best_fbeta
+from foldsmith.models.build import with_image_stats
+from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.training.folder import RunFolder, differing_keys
+
+
+def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path, device: torch.device) -> list[Path]:
+    """Write the OOF file and sidecar of each weights file into `<output>/<name>/`; those that are up to date stay.
+
+    Args:
+        config: the experiment; None: the one in the weights' headers. Its data and test sections are used.
+        weights: files of one experiment; empty: all folds of the run in `output`.
+
+    Returns:
+        The .npy paths.
+    """
+    if not weights:
+        assert config is not None
+        weights = _weights_of_run(RunFolder(output, config.name), config.data.num_folds)
+    headers = {path: read_header(path) for path in weights}
+    config = with_image_stats(config) if config is not None else config_of(headers[weights[0]], weights[0])
+    for path, header in headers.items():
+        _check_same_experiment(config, path, header)
+
+    table = read_table(config)
+    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
+    run = RunFolder(output, config.name)
+    folds = load_folds(config, table, run.folds)
+
+    written = []
+    for path in sorted(weights, key=lambda path: headers[path]["fold"]):
+        header = headers[path]
+        fold = header["fold"]
+        if header["folds_sha256"] != folds.sha256:
+            raise UserError(
+                f"was trained on another split than {run.folds} "
+                f"({header['folds_sha256'][:12]} there, {folds.sha256[:12]} here)",
+                file=path,
+                hint="data.folds can name the split that it was trained on",
+            )
+        if header["classes"] != table.classes.tokens:
+            raise UserError("has another class list than the label table", file=path)
+        rows = folds.valid_rows(fold)
+        npy = run.oof(fold)
+        known: dict[str, Any] = {
+            "name": config.name,
+            "fold": fold,
+            "rows": len(rows),
+            "classes": len(table.classes.tokens),
+            "ids_sha256": sha256_lines(table.ids[row] for row in rows),
+            "classes_sha256": table.classes.sha256,
+            "folds_sha256": folds.sha256,
+            "config_sha256": header["config_sha256"],
+            "weights_sha256": sha256_file(path),
+            "metric": config.metric,
+            "views": config.test.tta,
+        }
+        written.append(npy)
+        if _is_current(npy, known):
+            tqdm.write(f"{config.name} fold {fold}: up to date: {npy}")
+            continue
+        started = time.monotonic()
+        description = f"{config.name} fold {fold} out-of-fold"
+        model = load_model(path, device)
+        probabilities = predict(model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description)
+        speed = len(rows) / (time.monotonic() - started)
+        best = best_fbeta(probabilities, table.targets(rows))
+        measured = {"device": device.type, "images_per_second": round(speed, 1)}
+        write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=measured))
+        tqdm.write(f"{config.name} fold {fold}: F2 {best.score:.4f} (threshold {best.threshold:.3f}): {npy}")
+    return written
+
+
+def _weights_of_run(run: RunFolder, num_folds: int) -> list[Path]:
+    found = [run.weights(fold) for fold in range(num_folds) if run.weights(fold).is_file()]
+    if not found:
+        raise UserError("holds no weights yet", file=run.path, hint="./train.py --config ... writes them; or --output DIR")
+    missing = [str(fold) for fold in range(num_folds) if not run.weights(fold).is_file()]
+    if missing:
+        tqdm.write(f"{run.name}: no weights yet of fold {', '.join(missing)}")
+    return found
+
+
+def _check_same_experiment(config: Config, path: Path, header: dict[str, Any]) -> None:
+    changed = differing_keys(header["config"], config.model_dump(mode="json"))
+    if header["name"] != config.name or changed:
+        what = "\n  ".join(changed or [f"name: {header['name']!r} -> {config.name!r}"])
+        raise UserError(f"belongs to another config; what differs (there -> now):\n  {what}", file=path)
+
+
+def _is_current(npy: Path, known: dict[str, Any]) -> bool:
+    if not npy.is_file() or not sidecar_path(npy).is_file():
+        return False
+    sidecar = read_sidecar(npy)
+    return all(getattr(sidecar, key) == value for key, value in known.items())
