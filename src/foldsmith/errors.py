@@ -61,6 +61,9 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
             raise
         print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
+    except MemoryError:
+        print("error: out of memory", file=sys.stderr)
+        sys.exit(EXIT_ENVIRONMENT)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Losses for multi-hot targets. Each takes logits (N, C) and targets (N, C) in [0, 1], float, and gives a scalar mean."""
+"""Losses for multi-hot targets. Each takes float logits (N, C) and targets (N, C) in [0, 1], and gives a scalar mean."""
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +30,8 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        p = logits.sigmoid()
-        p_true = p * targets + (1 - p) * (1 - targets)
-        loss = bce * (1 - p_true) ** self.gamma
+        wrong = logits.sigmoid() * (1 - targets) + (-logits).sigmoid() * targets  # 1 - p_t, exact near 0
+        loss = bce * wrong.clamp_min(1e-12) ** self.gamma  # below gamma = 1 the slope at 0 is infinite
         if self.alpha is not None:
             loss = loss * (self.alpha * targets + (1 - self.alpha) * (1 - targets))
         return loss.mean()

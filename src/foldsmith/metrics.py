@@ -46,40 +46,81 @@ def image_fbeta(predicted: Targets, targets: Targets, beta: float = 2.0) -> NDAr
     return _image_scores(hits, np.count_nonzero(targets, axis=1), np.count_nonzero(predicted, axis=1), beta)
 
 
-def best_fbeta(probabilities: Probabilities, targets: Targets, beta: float = 2.0) -> Best:
+def best_fbeta(probabilities: Probabilities, targets: Targets, beta: float = 2.0, floor: float = 0.02) -> Best:
     """The highest F-beta over all thresholds, and the middle of the interval of thresholds that reaches it.
 
-    As the threshold falls past a probability, one more label is predicted and one image's score changes. One sort of all
-    entries gives the order of these changes, and their cumulative sum the score at every threshold. Equal
-    probabilities are passed together. Among equal scores the highest threshold wins.
+    Entries up to `floor` are left out at first; should the best threshold possibly lie below it, it is lowered.
 
     Args:
         probabilities: float32 (images, classes), values in [0, 1].
         targets: bool (images, classes).
     """
-    if not probabilities.size:
-        return Best(0.0, 0.5)
-    # Each image's entries from the most to the least probable: its score once it has that many labels.
-    by_image = np.argsort(-probabilities, axis=1, kind="stable")
-    hits = np.cumsum(np.take_along_axis(targets, by_image, axis=1), axis=1)
-    predicted = np.arange(1, probabilities.shape[1] + 1)
-    scores = _image_scores(hits, np.count_nonzero(targets, axis=1)[:, None], predicted, beta)
-    changes = np.diff(scores, axis=1, prepend=0.0).ravel()
+    true = np.count_nonzero(targets, axis=1)
+    while True:
+        kept = probabilities > np.float32(floor)
+        rows = np.nonzero(kept)[0]
+        best, bound = best_of_entries(probabilities[kept], rows, targets[kept], true, floor, beta)
+        if bound <= best.score or floor == 0:
+            return best
+        floor = floor / 4 if floor > 1e-4 else 0.0
 
-    # All entries from the most to the least probable: the sum of scores as the threshold falls past them.
-    values = np.take_along_axis(probabilities, by_image, axis=1).ravel()
-    order = np.argsort(-values, kind="stable")
-    values, total = values[order], np.cumsum(changes[order])
 
-    # A threshold can only lie between different values. It is never negative, so a probability of 0 is never predicted.
+def best_of_entries(
+    values: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    is_label: NDArray[np.bool_],
+    true: NDArray[np.int64],
+    floor: float,
+    beta: float = 2.0,
+) -> tuple[Best, float]:
+    """The best threshold at or above `floor`, given every (image, class) entry whose value exceeds it.
+
+    As the threshold falls past a value, one more label is predicted and one image's score changes. A sort of the entries
+    by image and value gives these changes, a second one by value and a cumulative sum the score at every threshold.
+    Equal values are passed together. Among equal scores the highest threshold wins.
+
+    Args:
+        values: (entries,), above `floor`.
+        rows: image of each entry.
+        is_label: whether the entry's class is one of its image's labels.
+        true: number of labels of every image.
+
+    Returns:
+        The best, and an upper bound of the score at thresholds below `floor`: there an image has at least the
+        predictions that it has at `floor`, and at best all of its labels among them.
+    """
+    images = max(1, len(true))
+    predicted = np.bincount(rows, minlength=len(true))
+    bound = float(_image_scores(true, true, np.maximum(predicted, true), beta).sum() / images)
+    if not len(values):
+        return Best(0.0, max(floor, 0.5)), bound
+
+    by_image = np.argsort(rows * 2.0 - values)  # values are at most 1, so images stay apart
+    first = (np.cumsum(predicted) - predicted)[rows[by_image]]  # position of the image's first entry
+    hits = np.cumsum(is_label[by_image], dtype=np.int64)
+    hits -= hits[first] - is_label[by_image][first]
+    position = np.arange(len(values))
+    scores = _image_scores(hits, true[rows[by_image]], position - first + 1, beta)
+    before = np.where(position == first, 0.0, np.roll(scores, 1))
+
+    # Rounding to 1e-9 of an image hides that cumulative sums depend on the order of ties, which is the machine's.
+    by_value = np.argsort(-values[by_image])
+    values = values[by_image][by_value]
+    total = np.cumsum((scores - before)[by_value]).round(9)
+
+    # A threshold can only lie between different values.
     last_of_value = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
-    last_of_value = last_of_value[values[last_of_value] > 0]
-    if not last_of_value.size or total[last_of_value].max() <= 0:  # nothing can be hit: predict nothing
-        return Best(0.0, float(values[0]))
     best = last_of_value[np.argmax(total[last_of_value])]
-    lower = values[best + 1] if best + 1 < len(values) else np.float32(0)
+    if total[best] <= 0:  # nothing can be hit: predict nothing
+        return Best(0.0, float(values[0])), bound
+    lower = values[best + 1] if best + 1 < len(values) else np.float32(floor)
     threshold = middle(lower, values[best])
-    return Best(fbeta(probabilities, targets, threshold, beta), threshold)
+
+    # The score once more, without the cumulative sum's rounding.
+    above_it = by_image[by_value[: best + 1]]
+    hits = np.bincount(rows[above_it], weights=is_label[above_it], minlength=len(true))
+    predicted = np.bincount(rows[above_it], minlength=len(true))
+    return Best(float(_image_scores(hits, true, predicted, beta).mean()), threshold), bound
 
 
 def log_loss(probabilities: Probabilities, targets: Targets) -> float:

@@ -1,5 +1,6 @@
 """Reads an experiment file: YAML, `base:`, `--set`, and every problem in one error."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), leaf_check: Lea
     """
     found = find_config(path)
     document = _read_with_bases(found, [])
+    above = Document({}, {(): ("--set", None)})
     for word in overrides:
-        _override(document, word)
+        _merge(above, _override(word))
+    _merge(document, above)
     config, problems = schema_problems(document.values, Config)
     if leaf_check is not None:
         problems += leaf_check(document.values)
@@ -40,7 +43,7 @@ def find_config(path: str | Path) -> Path:
     names = [Path(path)] if Path(path).suffix in (".yml", ".yaml") else [Path(path), Path(f"{path}.yml")]
     places = [place for name in names for place in (name, Path("configs") / name)]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # Path.is_file raises on names that are too long
             return place
     raise UserError(
         f"config {str(path)!r} not found", hint="looked at " + ", ".join(str(place) for place in places), key="--config"
@@ -58,47 +61,58 @@ def _read_with_bases(path: Path, chain: list[Path]) -> Document:
     if base is None:
         return document
     file, line = document.marks[("base",)]
-    if not isinstance(base, str) or not (path.parent / base).is_file():
+    if not isinstance(base, str) or not os.path.isfile(path.parent / base):
         raise UserError(
             f"{base!r} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
         )
     below = _read_with_bases(path.parent / base, [*chain, here])
     below.marks[()] = (str(path), None)
-    _merge(below, document.values, document.marks, ())
+    _merge(below, document)
     return below
 
 
-def _merge(below: Document, values: dict[str, Any], marks: dict[KeyPath, tuple[str, int | None]], path: KeyPath) -> None:
-    target = below.values
+def _merge(below: Document, above: Document, path: KeyPath = ()) -> None:
+    """Put one document over another, key by key; `path` is the section that the recursion has reached."""
+    target: Any = below.values
+    values: Any = above.values
     for part in path:
-        target = target[part]
+        target, values = target[part], values[part]
     # Another component's params mean nothing to this one.
-    if "name" in values and values["name"] != target.get("name"):
+    if "name" in values and target.get("name", values["name"]) != values["name"]:
         target.pop("params", None)
+        _forget(below, (*path, "params"))
     for key, value in values.items():
         where = (*path, key)
-        below.marks[where] = marks.get(where, below.marks[()])
         if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _merge(below, value, marks, where)
+            _merge(below, above, where)
         else:
             target[key] = value
-            below.marks |= {mark: place for mark, place in marks.items() if mark[: len(where)] == where}
+            _forget(below, where)
+            below.marks |= {mark: place for mark, place in above.marks.items() if mark[: len(where)] == where}
+        below.marks[where] = above.mark(where)
 
 
-def _override(document: Document, word: str) -> None:
-    """Apply one --set word through the same merge as `base:`; the value is YAML."""
+def _forget(document: Document, path: KeyPath) -> None:
+    """Drop the marks of a value that is replaced, so that what its successor lacks is not looked for there."""
+    for mark in [mark for mark in document.marks if mark[: len(path)] == path]:
+        del document.marks[mark]
+
+
+def _override(word: str) -> Document:
+    """One --set word as a document; the value is YAML."""
     key, equals, text = word.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"{word!r} is not key=value", hint="for example --set train.num_epochs=3", key="--set")
-    value = parse_yaml(f"value: {text}", f"--set {key}").values["value"]
-    values: dict[str, Any] = {parts[-1]: value}
+    if parts == ["base"]:
+        raise UserError("base is a part of the file, not a key to override", key="--set")
+    parsed = parse_yaml(f"value: {text}", f"--set {key}").values
+    if len(parsed) != 1:
+        raise UserError(f"{word!r} is more than one key=value", key="--set")
+    values: dict[str, Any] = {parts[-1]: parsed["value"]}
     for part in reversed(parts[:-1]):
         values = {part: values}
-    marks: dict[KeyPath, tuple[str, int | None]] = {
-        tuple(parts[:n]): (f"--set {key}", None) for n in range(1, len(parts) + 1)
-    }
-    _merge(document, values, marks, ())
+    return Document(values, {tuple(parts[:length]): (f"--set {key}", None) for length in range(len(parts) + 1)})
 
 
 def problems_error(path: Path, document: Document, problems: list[Problem]) -> UserError:

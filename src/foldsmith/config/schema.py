@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
-Rgb = Annotated[list[float], Field(min_length=3, max_length=3)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 def _pair(value: Any) -> Any:
@@ -25,7 +25,7 @@ def _area_pair(value: list[float]) -> list[float]:
     return value
 
 
-Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2), AfterValidator(_area_pair)]
+Range = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_area_pair)]
 
 
 class Section(BaseModel):
@@ -52,7 +52,7 @@ class Data(Section):
     label_separator: str | None = Field(None, min_length=1, description="between labels; default: found by itself")
     image_extension: str | None = Field(None, description="such as .jpg; default: found in the image folder")
     num_folds: int = Field(5, ge=2, description="K")
-    folds_seed: int = Field(0, ge=0, description="experiments to be blended share it; apart from train.seed")
+    folds_seed: int = Field(0, ge=0, lt=2**32, description="experiments to be blended share it; apart from train.seed")
     folds: str | None = Field(None, description="an existing split: csv (id, fold), or .npy of folds in train.csv's order")
     geometry: Literal["squash", "fit", "short_side", "crop"] = Field(
         "squash",
@@ -65,13 +65,25 @@ class Data(Section):
 class Model(Section):
     arch: str = Field(description="any timm model name")
     pretrained: bool | str = Field(True, description="true: timm's weights; false; or a .safetensors / .pth file")
-    input_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2), BeforeValidator(_pair)] = Field(
-        description="pixels: one number, or [height, width]"
-    )
+    input_size: Annotated[
+        list[PositiveInt],
+        Field(min_length=2, max_length=2),
+        BeforeValidator(_pair, json_schema_input_type=int | list[int]),
+    ] = Field(description="pixels: one number, or [height, width]")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the classifier")
     pooling: Literal["avg", "max", "avgmax", "catavgmax"] | None = Field(None, description="default: the model's own")
-    mean: Rgb | None = Field(None, description="of RGB in 0..1; default: timm's data config of the model")
-    std: Rgb | None = Field(None, description="of RGB in 0..1; default: timm's data config of the model")
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="of RGB in 0..1; default: timm's data config of the model"
+    )
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="of RGB in 0..1; default: timm's data config of the model"
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "Model":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: name both or neither")
+        return self
 
 
 class Warmup(Section):
@@ -98,7 +110,7 @@ class Train(Section):
 
 
 class Optimizer(Component):
-    head_lr: Annotated[float, Field(gt=0)] | None = Field(None, description="rate of the classifier; default params.lr")
+    head_lr: PositiveFloat | None = Field(None, description="rate of the classifier; default params.lr")
 
 
 class Erase(Section):
@@ -124,7 +136,9 @@ class Augmentations(Section):
     noise: Probability = Field(0.0, description="probability of one of two noises")
     distortion: Probability = Field(0.0, description="probability of one of two lens distortions")
     color: Probability = Field(0.0, description="probability of one of four colour changes")
-    erase: Annotated[Erase | None, BeforeValidator(_erase)] = Field(None, description="a probability or a section")
+    erase: Annotated[Erase | None, BeforeValidator(_erase, json_schema_input_type=Probability | Erase | None)] = Field(
+        None, description="a probability or a section"
+    )
     global_prob: Probability = Field(1.0, description="probability that an image is augmented at all (jitter apart)")
     extra: list[Component] = Field([], description="albumentations transforms by their own names, applied in order")
 
@@ -155,12 +169,6 @@ class Config(Section):
 
     def named(self, name: str) -> "Config":
         self._name = name
-        return self
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Config":
-        if (self.model.mean is None) != (self.model.std is None):
-            raise ValueError("model.mean and model.std go together: name both or neither")
         return self
 
     def data_path(self, key: str) -> Path:

@@ -39,7 +39,9 @@ def schema_problems(values: dict[str, Any], schema: type[Schema]) -> tuple[Schem
         groups: dict[tuple[str | int, ...], list[Any]] = {}
         for item in error.errors():
             groups.setdefault(_real_path(item["loc"], item["type"], values), []).append(item)
-    return None, [Problem(path, _sentence(path, items, schema)) for path, items in groups.items()]
+    # [1] for `all | [text]` fails as a whole and in its item: the item says more.
+    inner = {path[:length] for path in groups for length in range(len(path))}
+    return None, [Problem(path, _sentence(path, items, schema)) for path, items in groups.items() if path not in inner]
 
 
 def _real_path(loc: tuple[str | int, ...], kind: str, values: Any) -> tuple[str | int, ...]:

@@ -65,6 +65,15 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Text with Unicode's own line ends goes into double quotes: PyYAML would not escape them in single ones."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def dump_yaml(values: dict[str, Any]) -> str:
     """Plain values as YAML text that `parse_yaml` reads back equal, keys in their own order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -82,7 +91,8 @@ def read_yaml(path: Path) -> Document:
         text = data.decode("utf-8-sig")
         return parse_yaml(text, str(path))
     except UnicodeDecodeError as error:
-        raise UserError(f"is not UTF-8 text (byte {error.start})", file=path) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"is not UTF-8 text (byte {error.start})", file=path, line=line) from None
 
 
 def parse_yaml(text: str, name: str) -> Document:
@@ -90,10 +100,13 @@ def parse_yaml(text: str, name: str) -> Document:
     try:
         _check_events(text, name)
         node = yaml.compose(text, Loader=_Loader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"is not valid YAML: {error.reason}", file=name, line=line) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(
-            f"is not valid YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}",
+            f"is not valid YAML: {getattr(error, 'problem', None) or error}",
             file=name,
             line=mark.line + 1 if mark else None,
         ) from None
@@ -116,6 +129,10 @@ def _check_events(text: str, name: str) -> None:
             raise UserError("YAML aliases (*name) are not supported", hint="use `base:`", file=name, line=line)
         elif isinstance(event, yaml.DocumentStartEvent):
             documents += 1
+        if tag := getattr(event, "tag", None):
+            tag = tag.replace("tag:yaml.org,2002:", "!!")
+            hint = "text that looks like a number is written in quotes"
+            raise UserError(f"YAML tags ({tag}) are not supported", hint=hint, file=name, line=line)
         if depth > MAX_DEPTH:
             raise UserError(f"is nested deeper than {MAX_DEPTH} levels", file=name, line=line)
         if documents > 1:
@@ -123,19 +140,13 @@ def _check_events(text: str, name: str) -> None:
 
 
 def _build_node(node: yaml.Node, path: KeyPath, document: Document, name: str) -> Any:
-    line = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+    if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, path, document, name)
-    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+    if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             document.marks[*path, index] = (name, item.start_mark.line + 1)
         return [_build_node(item, (*path, index), document, name) for index, item in enumerate(node.value)]
-    if isinstance(node, yaml.ScalarNode) and node.tag in _BUILD:
-        try:
-            return _BUILD[node.tag](node.value)
-        except ValueError:  # an explicit tag on text that does not fit, such as !!int x
-            pass
-    raise UserError(f"the YAML tag {node.tag!r} is not allowed here", file=name, line=line, key=dotted(path))
+    return _BUILD[node.tag](node.value)
 
 
 def _build_mapping(node: yaml.MappingNode, path: KeyPath, document: Document, name: str) -> dict[str, Any]:

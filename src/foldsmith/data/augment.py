@@ -10,13 +10,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from foldsmith.config.schema import Augmentations, Erase
+from foldsmith.data.images import BORDERS, Geometry, Image  # before albumentations: it sets OpenCV's pixel limit
+from foldsmith.errors import UserError
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer release
 
-import albumentations as A  # noqa: E402
-import numpy as np  # noqa: E402
-
-from foldsmith.config.schema import Augmentations, Erase  # noqa: E402
-from foldsmith.data.images import BORDERS, Geometry, Image  # noqa: E402
+import albumentations as A
+import numpy as np
 
 # shift and scale as shares of the image, rotation in degrees, probability
 AFFINE = {"soft": (0.075, 0.15, 10, 0.75), "medium": (0.0625, 0.2, 45, 0.2), "hard": (0.0625, 0.5, 45, 0.75)}
@@ -41,10 +42,20 @@ class Augment:
         image = self._crop(self.geometry.canvas(image, self.jitter))
         if self.global_prob < 1 and self.numpy_random.random() >= self.global_prob:
             return image
-        image = self.transforms(image=image)["image"]
+        image = self._transformed(image)
         if self.erase is not None and self.numpy_random.random() < self.erase.prob:
             image = erase(image, self.erase, self.numpy_random)
         return image
+
+    def _transformed(self, image: Image) -> Image:
+        result = self.transforms(image=image)["image"]
+        if result.shape != image.shape or result.dtype != image.dtype:
+            raise UserError(
+                f"the transforms made {result.dtype} {tuple(result.shape)} of {image.dtype} {image.shape}",
+                key="augmentations",
+                hint="leave out what changes the size or the type; rotate90 needs a square model.input_size",
+            )
+        return result
 
     def _seed(self, key: Sequence[int]) -> None:
         words = np.random.SeedSequence(key).generate_state(4, np.uint64)
@@ -102,7 +113,7 @@ def erase(image: Image, options: Erase, generator: np.random.Generator) -> Image
         ratio = np.exp(generator.uniform(*np.log(options.ratio)))
         down, right = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < down < height and 0 < right < width:
-            top, left = generator.integers(0, height - down), generator.integers(0, width - right)
+            top, left = generator.integers(0, height - down + 1), generator.integers(0, width - right + 1)
             image = image.copy()
             image[top : top + down, left : left + right] = image.mean(axis=(0, 1)).round()
             return image

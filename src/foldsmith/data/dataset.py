@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ Draw = tuple[int, int, int]  # (row of the dataset, epoch, how often the row was
 class AugmentedImages(Dataset):
     """Draw -> (uint8 tensor (height, width, 3), row). Rows count within `paths`.
 
-    An unreadable image comes back as a UserError value: raised in a worker process it would lose its fields.
+    An unreadable image, or one that the transforms spoil, comes back as a UserError value: raised in a worker process
+    it would lose its fields.
     """
 
     def __init__(self, paths: Sequence[Path], ids: Sequence[str], augment: Augment, seed: int) -> None:
@@ -39,9 +39,11 @@ class AugmentedImages(Dataset):
         row, epoch, repeat = draw
         try:
             image = read_image(Path(self.paths[row]))
+            return torch.from_numpy(self.augment(image, (self.seed, epoch, self.keys[row], repeat))), row
         except ImageError as error:
             return UserError(f"is not a readable image: {error}", file=self.paths[row])
-        return torch.from_numpy(self.augment(image, (self.seed, epoch, self.keys[row], repeat))), row
+        except UserError as error:
+            return error
 
 
 class EpochOrder:
@@ -76,11 +78,13 @@ def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pi
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=_init_worker if workers else None,
+        # It draws a seed a pass from torch's global generator otherwise, more often with workers: dropout would change.
+        generator=torch.Generator(),
     )
 
 
 def auto_workers(device: str) -> int:
-    """Data loading processes for this machine: on CPU one is enough to stay ahead of the model, on CUDA all cores but one."""
+    """Data loading processes for this machine: one feeds the model on a CPU; on CUDA it takes all cores but one."""
     cores = len(os.sched_getaffinity(0))
     return 1 if device == "cpu" else max(1, min(8, cores - 1))
 
@@ -94,4 +98,6 @@ def _collate(samples: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | Use
 
 
 def _init_worker(worker: int) -> None:
+    import cv2  # not at the top: images.py must set OpenCV's pixel limit first
+
     cv2.setNumThreads(0)  # processes are the parallelism here

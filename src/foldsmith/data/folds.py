@@ -58,11 +58,14 @@ def make_folds(config: Config, table: Table) -> NDArray[np.int64]:
         raise UserError(f"{len(table)} images are too few for {config.data.num_folds} folds", key="data.num_folds")
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
+    labels = table.targets().astype(np.int8)
+    if labels.shape[1] == 1:
+        labels = np.hstack([labels, 1 - labels])  # it wants two columns at least
     splitter = MultilabelStratifiedKFold(config.data.num_folds, shuffle=True, random_state=config.data.folds_seed)
     fold_of = np.zeros(len(table), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it divides by zero for classes that no image has
-        for fold, (_, rows) in enumerate(splitter.split(np.zeros(len(table)), table.targets().astype(np.int8))):
+        for fold, (_, rows) in enumerate(splitter.split(np.zeros(len(table)), labels)):
             fold_of[rows] = fold
     return fold_of
 
@@ -84,16 +87,24 @@ def read_folds_csv(path: Path, table: Table, num_folds: int) -> NDArray[np.int64
     for fold, line in zip(folds, sheet.lines, strict=True):
         if not (fold.isdecimal() and int(fold) < num_folds):
             raise UserError(f"fold {fold!r} is not in 0..{num_folds - 1} (data.num_folds)", file=path, line=line)
-    return np.array([int(by_id[name]) for name in table.ids], dtype=np.int64)
+    return _all_used(np.array([int(by_id[name]) for name in table.ids], dtype=np.int64), num_folds, path)
 
 
 def _read_folds_npy(path: Path, table: Table, num_folds: int) -> NDArray[np.int64]:
     try:
-        folds = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            folds = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {error}", file=path, key="data.folds") from None
     if folds.shape != (len(table),) or folds.dtype.kind not in "iu" or folds.min() < 0 or folds.max() >= num_folds:
         raise UserError(
             f"holds {folds.dtype} {folds.shape}, not {len(table)} folds in 0..{num_folds - 1}", file=path, key="data.folds"
         )
-    return folds.astype(np.int64)
+    return _all_used(folds.astype(np.int64), num_folds, path)
+
+
+def _all_used(fold_of: NDArray[np.int64], num_folds: int, path: Path) -> NDArray[np.int64]:
+    empty = np.flatnonzero(np.bincount(fold_of, minlength=num_folds) == 0)
+    if len(empty):
+        raise UserError(f"no image is in fold {empty[0]} of 0..{num_folds - 1} (data.num_folds)", file=path)
+    return fold_of

@@ -47,13 +47,19 @@ def find_images(folder: Path, ids: Sequence[str], extension: str | None = None) 
         raise UserError("image folder not found", file=folder, hint="check data.root, data.train_dir and data.test_dir")
     with os.scandir(folder) as entries:
         files = {entry.name for entry in entries}
+
+    def exists(name: str) -> bool:
+        return name in files or ("/" in name and (folder / name).is_file())
+
     extensions = (extension,) if extension else EXTENSIONS
+    endings = tuple(end.lower() for end in extensions)
     paths: list[Path] = []
     missing: list[str] = []
     for name in ids:
-        found = [name + end for end in extensions if name + end in files or "/" in name and (folder / (name + end)).is_file()]
-        if name in files and name.lower().endswith(extensions):
+        if name.lower().endswith(endings) and exists(name):
             found = [name]
+        else:
+            found = [name + end for end in extensions if exists(name + end)]
         if len(found) > 1:
             raise UserError(f"{' and '.join(found)} both fit the id {name!r}", file=folder, key="data.image_extension")
         if not found:
@@ -84,11 +90,11 @@ def read_image(path: Path) -> Image:
     if data.size == 0:
         raise ImageError("empty file")
     try:
-        # IMREAD_UNCHANGED alone shows transparency, but it also skips EXIF rotation: only for files that may have alpha.
         if _may_have_alpha(data):
-            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            if image is not None and image.ndim == 3 and image.shape[2] == 4:
-                return _over_white(image)
+            # As IMREAD_UNCHANGED, but EXIF rotation is applied.
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+            if image is not None and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
+                return _over_white(image, _is_tiff(data))
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise ImageError(f"OpenCV refuses it: {error.err}") from None
@@ -98,20 +104,27 @@ def read_image(path: Path) -> Image:
 
 
 def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
-    """True for a PNG with an alpha channel or a transparent colour, and for any WebP or TIFF; JPEG and BMP have none."""
+    """True for a PNG with an alpha channel or transparent colours, and for any WebP or TIFF; JPEG and BMP have none."""
     head = data[:26].tobytes()
     if head.startswith(b"\x89PNG"):
         color_type = head[25] if len(head) > 25 else 0  # 4: gray + alpha, 6: RGB + alpha
-        return color_type in (4, 6) or b"tRNS" in data[:4096].tobytes()
-    return head.startswith((b"II*\x00", b"MM\x00*")) or head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+        return color_type in (4, 6) or b"tRNS" in data.tobytes().partition(b"IDAT")[0]
+    return _is_tiff(data) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def _over_white(image: NDArray) -> Image:
+def _is_tiff(data: NDArray[np.uint8]) -> bool:
+    return data[:4].tobytes() in (b"II*\x00", b"MM\x00*")
+
+
+def _over_white(image: NDArray, tiff: bool) -> Image:
     """BGRA of uint8 or uint16 over white, to RGB uint8."""
     top = 65535.0 if image.dtype == np.uint16 else 255.0
     color = image[:, :, 2::-1].astype(np.float32) / top
     alpha = image[:, :, 3:].astype(np.float32) / top
-    return np.rint((color * alpha + (1 - alpha)) * 255).astype(np.uint8)
+    # 8-bit TIFF comes with colours that are multiplied by alpha already, unless the file does not say what alpha is.
+    if not (tiff and top == 255 and (color <= alpha).all()):
+        color *= alpha
+    return np.rint((color + (1 - alpha)) * 255).astype(np.uint8)
 
 
 def _decode_float(data: NDArray[np.uint8]) -> Image:
@@ -119,7 +132,9 @@ def _decode_float(data: NDArray[np.uint8]) -> Image:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         start = data[:16].tobytes()
-        raise ImageError("an HTML page, not an image" if start.lstrip().startswith(b"<") else f"not an image: {start!r}")
+        raise ImageError(
+            "an HTML page, not an image" if start.lstrip().startswith(b"<") else f"not an image: {start!r}"
+        )
     values = np.nan_to_num(image.astype(np.float32))
     values = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
     scaled = np.rint(values * 255).astype(np.uint8)

@@ -8,19 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from tqdm import tqdm
 
 from foldsmith.ensemble.file import Ensemble, Member, blend, write_ensemble
 from foldsmith.ensemble.members import OofData, load_members
+from foldsmith.ensemble.objective import Objective, Weights, blended, in_order, normalized
 from foldsmith.errors import UserError
 from foldsmith.metrics import Best, Probabilities, Targets, best_constant_labels, best_fbeta, fbeta
 
-DIGITS = 6  # of a weight in the ensemble file
 EVALUATIONS_PER_MEMBER = 40  # of one run of an optimizer
-
-Weights = NDArray[np.float64]
 
 
 def search(target: str, oof: Sequence[Path]) -> Path:
@@ -30,9 +27,9 @@ def search(target: str, oof: Sequence[Path]) -> Path:
         target: name or path of the ensemble file, with or without ".yml".
         oof: one OOF file a model.
     """
-    path = Path(target if target.endswith((".yml", ".yaml")) else f"{target}.yml")
-    if path.suffix == ".npy":
+    if target.endswith(".npy"):
         raise UserError(f"{target!r} would be the ensemble's name", hint="ensemble_search.py NAME OOF.npy ...")
+    path = Path(target if target.endswith((".yml", ".yaml")) else f"{target}.yml")
     data = load_members(oof)
     members = [member.probabilities for member in data.members]
     weights = find_weights(members, data.targets, "blend")
@@ -50,11 +47,12 @@ def find_weights(members: Sequence[Probabilities], targets: Targets, description
     if count == 1:
         return uniform
 
+    objective = Objective(members, targets)
     with tqdm(desc=f"search {description}", unit=" blends", disable=None, leave=False) as bar:
 
         def evaluate(weights: Weights) -> Best:
             bar.update()
-            return score_blend(members, weights, targets)
+            return objective(weights)
 
         candidates = [uniform, *singles]
         best_single = max(singles, key=lambda weights: evaluate(weights).score)
@@ -81,25 +79,6 @@ def _optimize(evaluate: Callable[[Weights], Best], start: Weights, method: str) 
     return normalized(found.x)
 
 
-def normalized(weights: Weights) -> Weights:
-    """Non-negative weights that sum to one, rounded as the ensemble file keeps them."""
-    weights = np.clip(np.nan_to_num(weights), 0, None)
-    weights = weights if weights.sum() > 0 else np.ones(len(weights))
-    return np.round(weights / weights.sum(), DIGITS)
-
-
-def in_order(weights: Weights) -> list[int]:
-    """Indices of the members that take part, the heaviest first: the order in which they are summed."""
-    return [int(index) for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
-
-
-def score_blend(members: Sequence[Probabilities], weights: Weights, targets: Targets) -> Best:
-    """Score and best threshold of a blend, summed as inference will sum it."""
-    weights = normalized(weights)
-    order = in_order(weights)
-    return best_fbeta(blend([members[index] for index in order], [weights[index] for index in order]), targets)
-
-
 def nested_score(data: OofData) -> float:
     """Mean score of every fold by the weights and threshold that were fitted on the other folds."""
     members = [member.probabilities for member in data.members]
@@ -108,10 +87,9 @@ def nested_score(data: OofData) -> float:
         inside, outside = data.fold_of == fold, data.fold_of != fold
         fitted_on = [member[outside] for member in members]
         weights = find_weights(fitted_on, data.targets[outside], f"without fold {fold}")
-        threshold = score_blend(fitted_on, weights, data.targets[outside]).threshold
-        order = in_order(normalized(weights))
-        blended = blend([members[index][inside] for index in order], [weights[index] for index in order])
-        total += fbeta(blended, data.targets[inside], threshold) * np.count_nonzero(inside)
+        threshold = best_fbeta(blended(fitted_on, weights), data.targets[outside]).threshold
+        held_out = blended([member[inside] for member in members], weights)
+        total += fbeta(held_out, data.targets[inside], threshold) * np.count_nonzero(inside)
     return total / len(data.fold_of)
 
 
@@ -129,7 +107,7 @@ def describe(data: OofData, weights: Weights) -> Ensemble:
         metric="f2",
         score=prefixes[-1].score,
         nested_score=nested_score(data),
-        uniform_score=score_blend(everyone, np.ones(len(everyone)), data.targets).score,
+        uniform_score=best_fbeta(blended(everyone, np.ones(len(everyone))), data.targets).score,
         best_single_score=max(best_fbeta(member, data.targets).score for member in everyone),
         threshold=prefixes[-1].threshold,
         classes_sha256=data.classes_sha256,

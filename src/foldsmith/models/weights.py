@@ -6,6 +6,7 @@ threshold, and the sha256 of data, folds, config and code.
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """A state dict from torch.save, read without running what it may hold; also below `state_dict` or `model`."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise _untrusted(path, f"refused, because it holds more than tensors: {reason}") from None

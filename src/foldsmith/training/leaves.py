@@ -6,9 +6,11 @@ the signatures that they will be passed to; nothing is built but transforms, whi
 
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import timm
 import timm.optim
@@ -27,8 +29,8 @@ def check_leaves(values: dict[str, Any]) -> list[Problem]:
     """All problems with architecture, loss, optimizer, scheduler, transforms and views."""
     problems = []
     arch = _get(values, "model", "arch")
-    if isinstance(arch, str) and not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=5, cutoff=0.5)
+    if isinstance(arch, str) and not _is_arch(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(pretrained="." in arch), n=5, cutoff=0.5)
         message = f"timm has no model {arch!r}; the nearest: {', '.join(near) or 'none (see timm.list_models())'}"
         problems.append(Problem(("model", "arch"), message))
     problems += _check_component(values, "loss", LOSSES)
@@ -49,6 +51,14 @@ def _get(values: Any, *keys: str) -> Any:
     return values
 
 
+def _is_arch(arch: str) -> bool:
+    try:
+        timm.get_pretrained_cfg(arch)  # raises on a tag that the model does not have: resnet18.tag
+    except RuntimeError:
+        return False
+    return bool(timm.is_model(arch))
+
+
 def _check_component(values: dict[str, Any], section: str, table: dict[str, Any]) -> list[Problem]:
     name, params = _get(values, section, "name"), _get(values, section, "params")
     if not isinstance(name, str):
@@ -64,13 +74,16 @@ def _check_optimizer(values: dict[str, Any]) -> list[Problem]:
         return []
     if name not in timm.optim.list_optimizers():
         return [_unknown(("optimizer", "name"), name, timm.optim.list_optimizers())]
+    try:
+        optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
+    except (AssertionError, ImportError) as error:  # fused and 8-bit ones need CUDA or another package
+        return [Problem(("optimizer", "name"), f"{name!r} cannot be used here: {error}")]
     where: Path = ("optimizer", "params")
-    if not isinstance(params, dict) or "lr" not in params:
-        return [Problem((*where, "lr"), "required key is missing (it belongs to optimizer.name)")]
-    optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
     problems = _check_arguments(where, name, optimizer, params, hidden=("params", "lr_scale"))
-    lr = params["lr"]
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or lr <= 0:
+    lr = _get(params, "lr")
+    if lr is None:
+        problems.append(Problem((*where, "lr"), "required key is missing (it belongs to optimizer.name)"))
+    elif _is_number(lr) and lr <= 0:
         problems.append(Problem((*where, "lr"), f"expected a number greater than 0, got {lr!r}"))
     return problems
 
@@ -94,7 +107,7 @@ def _check_transforms(extra: Any) -> list[Problem]:
 def _check_arguments(
     path: Path, name: str, target: Callable[..., Any], params: Any, hidden: tuple[str, ...] = ()
 ) -> list[Problem]:
-    """Names of arguments against a signature, and numbers against the types of their defaults."""
+    """Names of arguments against a signature, and values against the types that it gives."""
     if not isinstance(params, dict):
         params = {}
     parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key not in hidden}
@@ -106,8 +119,8 @@ def _check_arguments(
         if key not in known and not open_ended:
             message = f"{name} takes no {key!r}; {did_you_mean(key, known)}" if known else f"{name} takes no arguments"
             problems.append(Problem((*path, key), message))
-        elif key in known and _takes_float(parameters[key]) and not _is_number(value):
-            problems.append(Problem((*path, key), f"expected a number, got {value!r}"))
+        elif key in known and (expected := _expected(parameters[key], value)):
+            problems.append(Problem((*path, key), f"expected {expected}, got {value!r}"))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key in known and key not in params:
             problems.append(Problem((*path, key), f"{name} needs it"))
@@ -126,12 +139,34 @@ def _check_values(path: Path, name: str, transform: type, params: dict[str, Any]
     return []
 
 
-def _takes_float(parameter: inspect.Parameter) -> bool:
-    return isinstance(parameter.default, float) or parameter.annotation in (float, float | None)
+def _expected(parameter: inspect.Parameter, value: Any) -> str:
+    """What a parameter takes, in words, where `value` is not of that type; else empty."""
+    annotation, default = parameter.annotation, parameter.default
+    if annotation is parameter.empty:  # `weight_decay=0` takes any number, `x=None` anything
+        kinds = {int: [float], type(None): []}.get(type(default), [type(default)])
+    else:
+        members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+        kinds = [get_origin(member) or member for member in members]
+    kinds = [kind for kind in kinds if kind in _TYPES]
+    if not kinds or any(_TYPES[kind][1](value) for kind in kinds):
+        return ""
+    return " or ".join(_TYPES[kind][0] for kind in kinds)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# How a parameter's types are written in YAML. Tensors and functions are not; what takes only those is not checked.
+_TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    float: ("a number", _is_number),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    str: ("text", lambda value: isinstance(value, str)),
+    tuple: ("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value))),
+    list: ("a list", lambda value: isinstance(value, list)),
+    type(None): ("null", lambda value: value is None),
+}
 
 
 def _unknown(path: Path, name: str, known: Iterable[str]) -> Problem:

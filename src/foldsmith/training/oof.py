@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from foldsmith.config import Config
-from foldsmith.data.folds import load_folds
+from foldsmith.data.folds import Folds, load_folds
 from foldsmith.data.images import find_images
 from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_oof
-from foldsmith.data.tables import read_table
+from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines
 from foldsmith.inference.predict import pipeline_of, predict
@@ -47,46 +47,62 @@ def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path,
 
     written = []
     for path in sorted(weights, key=lambda path: headers[path]["fold"]):
-        header = headers[path]
-        fold = header["fold"]
-        if header["folds_sha256"] != folds.sha256:
-            raise UserError(
-                f"was trained on another split than {run.folds} "
-                f"({header['folds_sha256'][:12]} there, {folds.sha256[:12]} here)",
-                file=path,
-                hint="data.folds can name the split that it was trained on",
-            )
-        if header["classes"] != table.classes.tokens:
-            raise UserError("has another class list than the label table", file=path)
-        rows = folds.valid_rows(fold)
-        npy = run.oof(fold)
-        known: dict[str, Any] = {
-            "name": config.name,
-            "fold": fold,
-            "rows": len(rows),
-            "classes": len(table.classes.tokens),
-            "ids_sha256": sha256_lines(table.ids[row] for row in rows),
-            "classes_sha256": table.classes.sha256,
-            "folds_sha256": folds.sha256,
-            "config_sha256": header["config_sha256"],
-            "weights_sha256": sha256_file(path),
-            "metric": config.metric,
-            "views": config.test.tta,
-        }
-        written.append(npy)
-        if _is_current(npy, known):
-            tqdm.write(f"{config.name} fold {fold}: up to date: {npy}")
-            continue
-        started = time.monotonic()
-        description = f"{config.name} fold {fold} out-of-fold"
-        model = load_model(path, device)
-        probabilities = predict(model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description)
-        speed = len(rows) / (time.monotonic() - started)
-        best = best_fbeta(probabilities, table.targets(rows))
-        measured = {"device": device.type, "images_per_second": round(speed, 1)}
-        write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=measured))
-        tqdm.write(f"{config.name} fold {fold}: F2 {best.score:.4f} (threshold {best.threshold:.3f}): {npy}")
+        _check_same_data(path, headers[path], table, folds, run)
+        written.append(_predict_fold(config, table, folds, paths, run, path, headers[path], device))
     return written
+
+
+def _predict_fold(
+    config: Config,
+    table: Table,
+    folds: Folds,
+    paths: list[Path],
+    run: RunFolder,
+    weights: Path,
+    header: dict[str, Any],
+    device: torch.device,
+) -> Path:
+    """Write the OOF file and sidecar of one weights file, unless they are there and up to date."""
+    fold = header["fold"]
+    rows = folds.valid_rows(fold)
+    npy = run.oof(fold)
+    known: dict[str, Any] = {
+        "name": config.name,
+        "fold": fold,
+        "rows": len(rows),
+        "classes": len(table.classes.tokens),
+        "ids_sha256": sha256_lines(table.ids[row] for row in rows),
+        "classes_sha256": table.classes.sha256,
+        "folds_sha256": folds.sha256,
+        "config_sha256": header["config_sha256"],
+        "weights_sha256": sha256_file(weights),
+        "metric": config.metric,
+        "views": config.test.tta,
+    }
+    if _is_current(npy, known):
+        tqdm.write(f"{config.name} fold {fold}: up to date: {npy}")
+        return npy
+    started = time.monotonic()
+    description = f"{config.name} fold {fold} out-of-fold"
+    model = load_model(weights, device)
+    probabilities = predict(model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description)
+    speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
+    best = best_fbeta(probabilities, table.targets(rows))
+    write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=speed))
+    tqdm.write(f"{config.name} fold {fold}: F2 {best.score:.4f} (threshold {best.threshold:.3f}): {npy}")
+    return npy
+
+
+def _check_same_data(path: Path, header: dict[str, Any], table: Table, folds: Folds, run: RunFolder) -> None:
+    if header["folds_sha256"] != folds.sha256:
+        raise UserError(
+            f"was trained on another split than {run.folds} "
+            f"({header['folds_sha256'][:12]} there, {folds.sha256[:12]} here)",
+            file=path,
+            hint="data.folds can name the split that it was trained on",
+        )
+    if header["classes"] != table.classes.tokens:
+        raise UserError("has another class list than the label table", file=path)
 
 
 def _weights_of_run(run: RunFolder, num_folds: int) -> list[Path]:

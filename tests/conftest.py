@@ -1,0 +1,98 @@
+"""Fixtures: the real data set cut to a few hundred rows, the real configs shrunk, and one small chain that is run once."""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import deploy_kernel
+import ensemble_inference
+import ensemble_search
+import predict_oof
+import train
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data" / "clipart"
+
+
+def shrink(folder: Path, rows: int = 160) -> list[str]:
+    """`--set` words that cut clipart_tiny to `rows` images, 2 folds, 2 epochs, 48 px."""
+    table = folder / "train.csv"
+    if not table.exists():
+        with open(DATA / "train.csv", encoding="utf-8", newline="") as source:
+            lines = list(csv.reader(source))[: rows + 1]
+        with open(table, "w", encoding="utf-8", newline="") as target:
+            csv.writer(target).writerows(lines)
+    return [
+        f"data.root={DATA}",
+        f"data.train_csv={table}",
+        "data.num_folds=2",
+        "model.input_size=48",
+        "train.num_epochs=2",
+        "train.workers=0",
+        "augmentations.crop_jitter=6",
+    ]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """The shrunk clipart_tiny as `--set` words, in the test's own folder."""
+    return shrink(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def in_project() -> None:
+    """Tests run in the project's folder, as its users do."""
+    os.chdir(ROOT)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What one run of the whole chain left behind. `a` and `b` are the experiments."""
+
+    folder: Path
+    sets: list[str]
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def ensemble(self) -> Path:
+        return self.folder / "best.yml"
+
+    @property
+    def submission(self) -> Path:
+        return self.folder / "submission.csv"
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "kernels" / "best" / "best.py"
+
+    def oof(self, name: str, fold: int = 0) -> Path:
+        return self.runs / name / f"{name}_f{fold}.npy"
+
+    def weights(self, name: str, fold: int = 0) -> Path:
+        return self.runs / name / f"{name}_f{fold}.safetensors"
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Two experiments of two folds, their OOF files, the blend, the submission and the kernel. Tests only read it."""
+    os.chdir(ROOT)
+    folder = tmp_path_factory.mktemp("chain")
+    sets = [*shrink(folder, rows=400), "train.num_epochs=5", "train.batch_size=8"]
+    runs = folder / "runs"
+    for name, seed, loss in (("a", 0, "bce"), ("b", 1, "forgiving")):
+        config = folder / f"{name}.yml"
+        base = ROOT / "configs" / "clipart_tiny.yml"
+        config.write_text(f"base: {base}\ntrain: {{seed: {seed}}}\nloss: {{name: {loss}}}\n")
+        train.main(["--config", str(config), "--output", str(runs), "--set", *sets])
+        predict_oof.main(["--config", str(config), "--output", str(runs), "--set", *sets])
+    result = Chain(folder, sets)
+    ensemble_search.main([str(folder / "best"), str(result.oof("a")), str(result.oof("b", 1))])
+    ensemble_inference.main([str(result.ensemble), "--models", str(runs), "--output", str(result.submission)])
+    deploy_kernel.main(["ensemble_inference.py", str(result.ensemble), "--output", str(folder / "kernels")])
+    return result

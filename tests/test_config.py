@@ -1,0 +1,344 @@
+"""The strict loader: every promise of docs/design.md, section 4, with the exact messages that users read."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foldsmith.cli import foldsmith_schema
+from foldsmith.config import Config, dump_yaml, load_config, parse_yaml, read_yaml
+from foldsmith.errors import UserError
+from foldsmith.training.leaves import check_leaves
+from tests.conftest import ROOT
+
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yml", ".yaml"))
+
+VALID = """\
+data:
+  root: data
+model:
+  arch: test_efficientnet
+  input_size: 96
+train:
+  num_epochs: 3
+loss:
+  name: focal
+  params: {gamma: 3}
+optimizer:
+  name: adamw
+  params: {lr: 1e-4, weight_decay: 0.1}
+test:
+  tta: [identity, hflip]
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test stands in an empty folder with `valid.yml`."""
+    monkeypatch.chdir(tmp_path)
+    Path("valid.yml").write_text(VALID)
+
+
+def load(text: str, *overrides: str) -> Config:
+    Path("a.yml").write_text(text)
+    return load_config("a.yml", overrides)
+
+
+def refusal(text: str | bytes, *overrides: str) -> str:
+    """What the user reads when `text` is loaded as a.yml."""
+    Path("a.yml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        load_config("a.yml", overrides)
+    assert caught.value.code == 2
+    return str(caught.value)
+
+
+def over(text: str) -> str:
+    """`text` over the valid config: its own lines count from 2."""
+    return "base: valid.yml\n" + text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle:\n  arch: x\n", "a.yml:2: modle: unknown key; did you mean 'model'?"),
+        ("model:\n  dropuot: 0.1\n", "a.yml:3: model.dropuot: unknown key; did you mean 'dropout'?"),
+        ("test:\n  zzz: 1\n", "a.yml:3: test.zzz: unknown key; valid: batch_size, tta"),
+        ("loss:\n  parms: {}\n", "a.yml:3: loss.parms: unknown key; did you mean 'params'?"),
+        ("model:\n  base: b.yml\n", "a.yml:3: model.base: unknown key; valid: arch, pretrained, input_size"),
+        (
+            "augmentations:\n  extra:\n  - name: Blur\n  - name: Blur\n    parms: {}\n",
+            "a.yml:6: augmentations.extra[1].parms: unknown key; did you mean 'params'?",
+        ),
+        ("train:\n  seed: '1'\n", "a.yml:3: train.seed: expected a whole number, got '1'"),
+        ("train:\n  seed: true\n", "a.yml:3: train.seed: expected a whole number, got True"),
+        ("train:\n  num_epochs: 1e1\n", "a.yml:3: train.num_epochs: expected a whole number, got 10.0"),
+        ("model:\n  dropout: .nan\n", "a.yml:3: model.dropout: expected a number, got '.nan'"),
+        ("model:\n  dropout: 1e999\n", "a.yml:3: model.dropout: expected a finite number, got inf"),
+        ("model:\n  dropout: true\n", "a.yml:3: model.dropout: expected a number, got True"),
+        ("model:\n  dropout: 1\n", "a.yml:3: model.dropout: expected less than 1, got 1"),
+        ("model:\n  input_size: [96]\n", "a.yml:3: model.input_size: expected at least 2 items"),
+        ("model:\n  input_size: [96, 0]\n", "a.yml:3: model.input_size[1]: expected greater than 0, got 0"),
+        ("model:\n  mean: [0.5, 0.5, 0.5]\n", "a.yml:2: model: mean and std go together: name both or neither"),
+        ("model:\n  std: [0, 1, 1]\n", "a.yml:3: model.std[0]: expected greater than 0, got 0"),
+        ("model:\n  pretrained: 5\n", "a.yml:3: model.pretrained: expected true or false or text, got 5"),
+        ("model: 5\n", "a.yml:2: model: expected a section of `key: value`, got 5"),
+        ("model:\n", "a.yml:2: model: expected a section of `key: value`, got None"),
+        ("data:\n  root: 5\n", "a.yml:3: data.root: expected text, got 5"),
+        (
+            "data:\n  folds_seed: 5000000000\n",
+            "a.yml:3: data.folds_seed: expected less than 4294967296, got 5000000000",
+        ),
+        ("augmentations:\n  hflip: no\n", "a.yml:3: augmentations.hflip: expected true or false, got 'no'"),
+        ("augmentations:\n  blur: 1.5\n", "a.yml:3: augmentations.blur: expected less than or equal to 1, got 1.5"),
+        (
+            "data:\n  pad: reflekt\n",
+            "a.yml:3: data.pad: expected one of reflect, edge, white, black, got 'reflekt'; did you mean 'reflect'?",
+        ),
+        (
+            "train:\n  workers: atuo\n",
+            "a.yml:3: train.workers: expected a whole number or one of auto, got 'atuo'; did you mean 'auto'?",
+        ),
+        ("train:\n  trainable: [head, 1]\n", "a.yml:3: train.trainable[1]: expected text, got 1"),
+        (
+            "augmentations:\n  erase:\n    area: [0.1, 0.2]\n",
+            "a.yml:3: augmentations.erase.prob: required key is missing",
+        ),
+        (
+            "augmentations:\n  erase: {prob: 1, area: [0.4, 0.2]}\n",
+            "a.yml:3: augmentations.erase.area: the first number is the smaller one, got [0.4, 0.2]",
+        ),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_what_is_valid(text: str, message: str) -> None:
+    assert refusal(over(text)).startswith(message)
+
+
+def test_a_missing_key_names_the_section_where_it_belongs() -> None:
+    assert refusal(VALID.replace("  arch: test_efficientnet\n", "")) == "a.yml:3: model.arch: required key is missing"
+    assert refusal(VALID[VALID.index("model:") :]) == "a.yml: data: required key is missing"
+
+
+def test_all_problems_come_at_once() -> None:
+    text = over("model:\n  input_size: x\n  dropuot: 1\ndata:\n  task: many\nzzz: 1\n")
+    assert refusal(text, "train.seed=-1").splitlines() == [
+        "a.yml: 5 problems",
+        "  a.yml:6: data.task: expected one of multilabel, got 'many'",
+        "  a.yml:3: model.input_size: expected a list, got 'x'",
+        "  a.yml:4: model.dropuot: unknown key; did you mean 'dropout'?",
+        "  --set train.seed: train.seed: expected greater than or equal to 0, got -1",
+        "  a.yml:7: zzz: unknown key; valid: data, model, train, loss, optimizer, scheduler, augmentations, test, metric, base",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "a.yml:1: must hold `key: value` sections"),
+        (b"# nothing\n", "a.yml:1: must hold `key: value` sections"),
+        (b"- a\n", "a.yml:1: must hold `key: value` sections"),
+        (b"train:\n  seed: 1\n  seed: 2\n", "a.yml:3: train.seed: duplicate key, first set on line 2"),
+        (b"a: 1\n'a': 2\n", "a.yml:2: a: duplicate key, first set on line 1"),
+        (b"a: {b: 1,\n b: 2}\n", "a.yml:2: a.b: duplicate key, first set on line 1"),
+        (b"a: &x 1\nb: *x\n", "a.yml:2: YAML aliases (*name) are not supported\n  hint: use `base:`"),
+        (b"a: 1\n<<: {b: 2}\n", "a.yml: 2 problems\n  a.yml:1: a: unknown key"),
+        (b"a:\n  !!python/object/apply:os.system [ls]\n", "a.yml:2: YAML tags (!!python/object/apply:os.system) are"),
+        (b"a: 1\nb: !!bool yes\n", "a.yml:2: YAML tags (!!bool) are not supported"),
+        (b"a: 1\nb: !env HOME\n", "a.yml:2: YAML tags (!env) are not supported"),
+        (b"a: 1\nb: " + b"[" * 40 + b"]" * 40, "a.yml:2: is nested deeper than 32 levels"),
+        (b"a: 1\nb: " + b"{c: " * 100_000, "a.yml: 400008 bytes are too many for a config (at most 262144)"),
+        (b"a: 1\nb: " + b"{c: " * 50_000, "a.yml:2: is nested deeper than 32 levels"),
+        (b"---\na: 1\n---\nb: 1\n", "a.yml:3: holds more than one YAML document (---)"),
+        (b"a: 1\nb: \xe9t\xe9\n", "a.yml:2: is not UTF-8 text (byte 8)"),
+        (b"a: 1\nb: \x07\n", "a.yml:2: is not valid YAML: special characters are not allowed"),
+        (b"a: 1\n\tb: 2\n", "a.yml:2: is not valid YAML: "),
+        (b"a: b: c\n", "a.yml:1: is not valid YAML: mapping values are not allowed here"),
+        (b"a: 1\n2: b\n", "a.yml:2: keys are plain text (quote this one)"),
+        (b"a:\n  ? [b]\n  : c\n", "a.yml:2: a: keys are plain text (quote this one)"),
+    ],
+)
+def test_text_that_no_config_needs_is_refused_with_file_and_line(text: bytes, message: str) -> None:
+    assert refusal(text).startswith(message)
+
+
+def test_scalars_are_those_of_yaml_1_2() -> None:
+    values = parse_yaml("a: [1e-4, 3E7, .5, 5., -0.1, 12, +3, -0, 0]\nb: [true, FALSE, null, ~, ]\nc:\n", "x").values
+    assert values == {"a": [0.0001, 3e7, 0.5, 5.0, -0.1, 12, 3, 0, 0], "b": [True, False, None, None], "c": None}
+    assert [type(value) for value in values["a"]] == [float] * 5 + [int] * 4
+    text = "no, yes, on, off, 010, 0x1f, 0o7, 1_000, 9:00, 2020-01-01, .inf, 1e, '1', \"\""
+    expected = ["no", "yes", "on", "off", "010", "0x1f", "0o7", "1_000", "9:00", "2020-01-01", ".inf", "1e", "1", ""]
+    assert parse_yaml(f"a: [{text}]", "x").values == {"a": expected}
+
+
+def test_a_config_is_read_as_it_stands() -> None:
+    config = load("\ufeff" + VALID)
+    assert (config.name, config.data.root, config.model.input_size, config.train.num_epochs) == (
+        "a",
+        "data",
+        [96, 96],
+        3,
+    )
+    assert config.optimizer.params == {"lr": 0.0001, "weight_decay": 0.1}
+    assert (config.data_path("train_csv"), config.data_path("test_dir")) == (Path("data/train.csv"), Path("data/test"))
+    assert load(VALID + "augmentations:\n  erase: 0.3\n").augmentations.erase.prob == 0.3
+
+
+def test_base_is_relative_to_the_file_and_may_have_a_base() -> None:
+    Path("sub/deep").mkdir(parents=True)
+    Path("sub/mid.yml").write_text("base: ../valid.yml\ntrain: {seed: 7, num_epochs: 5}\ntest: {tta: [vflip]}\n")
+    Path("sub/deep/top.yml").write_text("base: ../mid.yml\ntrain:\n  num_epochs: 9\n")
+    config = load_config("sub/deep/top.yml")
+    assert (config.name, config.train.num_epochs, config.train.seed, config.test.tta) == ("top", 9, 7, ["vflip"])
+    assert (config.model.arch, config.loss.params) == ("test_efficientnet", {"gamma": 3})
+    Path("sub/mid.yml").write_text("base: ../valid.yml\ntrain:\n  sead: 7\n")
+    with pytest.raises(UserError, match=r"^sub/deep/../mid.yml:3: train.sead: unknown key; did you mean 'seed'\?$"):
+        load_config("sub/deep/top.yml")
+
+
+def test_a_cycle_of_bases_is_refused() -> None:
+    Path("b.yml").write_text("base: c.yml\n")
+    Path("c.yml").write_text("base: b.yml\n")
+    assert refusal("base: b.yml\n") == "b.yml: base: configs are each other's base: b.yml -> c.yml -> b.yml"
+    assert refusal("base: a.yml\n") == "a.yml: base: configs are each other's base: a.yml -> a.yml"
+
+
+@pytest.mark.parametrize("base", ["none.yml", ".", "5", "[valid.yml]", "x" * 5000])
+def test_a_base_that_is_no_file_is_refused(base: str) -> None:
+    expected = repr(parse_yaml(f"base: {base}", "x").values["base"])
+    message = f"a.yml:2: base: {expected} is not a file\n  hint: a path relative to this file"
+    assert refusal(f"# head\nbase: {base}\n") == message
+
+
+def test_another_component_does_not_inherit_params() -> None:
+    assert load(over("loss: {name: bce}\n")).loss.params == {}
+    assert load(over("loss: {name: focal}\n")).loss.params == {"gamma": 3}
+    assert load(over("loss: {params: {alpha: 1}}\n")).loss.params == {"gamma": 3, "alpha": 1}
+    assert load(over("optimizer: {name: sgd, params: {lr: 1}}\n")).optimizer.params == {"lr": 1}
+    Path("valid.yml").write_text(VALID.replace("  name: adamw\n", ""))
+    assert load(over("optimizer: {name: adamw}\n")).optimizer.params == {"lr": 0.0001, "weight_decay": 0.1}
+
+
+def test_what_a_replaced_section_lacks_is_missing_where_it_was_replaced() -> None:
+    text = "augmentations:\n  extra:\n  - name: Blur\n"
+    Path("valid.yml").write_text(VALID + text)
+    where = "a.yml:4: augmentations.extra[0].name: required key is missing"
+    assert (
+        refusal(over("augmentations:\n  extra:\n  - params: {}\n").replace("base: valid.yml\n", "base: valid.yml\n"))
+        == where
+    )
+
+
+def test_set_goes_through_the_same_checks() -> None:
+    assert refusal(VALID, "trian.seed=1") == "--set trian.seed: trian: unknown key; did you mean 'train'?"
+    assert refusal(VALID, "train.seed=x") == "--set train.seed: train.seed: expected a whole number, got 'x'"
+    assert refusal(VALID, "train.seed=") == "--set train.seed: train.seed: expected a whole number, got None"
+    assert refusal(VALID, "loss={nam: x}") == "--set loss: loss.nam: unknown key; did you mean 'name'?"
+    assert (
+        refusal(VALID, "loss.nam=x", "loss.params={}") == "--set loss.nam: loss.nam: unknown key; did you mean 'name'?"
+    )
+    assert refusal(VALID, "data.root=a: b").startswith("--set data.root:1: is not valid YAML: ")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.seed", "--set: 'train.seed' is not key=value\n  hint: for example --set train.num_epochs=3"),
+        ("train..seed=1", "--set: 'train..seed=1' is not key=value\n  hint: for example --set train.num_epochs=3"),
+        ("=1", "--set: '=1' is not key=value\n  hint: for example --set train.num_epochs=3"),
+        ("base=valid.yml", "--set: base is a part of the file, not a key to override"),
+        ("train.seed=1\nb: 2", "--set: 'train.seed=1\\nb: 2' is more than one key=value"),
+    ],
+)
+def test_a_wrong_set_word_is_refused(word: str, message: str) -> None:
+    assert refusal(VALID, word) == message
+
+
+def test_set_overrides_any_key_and_the_last_one_wins() -> None:
+    config = load(VALID, "train.seed=1", "train.seed=2", "test.tta=[vflip]", "model.pretrained=w.pth", "data.folds=010")
+    assert (config.train.seed, config.test.tta, config.data.folds) == (2, ["vflip"], "010")
+    assert (config.model.pretrained, config.train.num_epochs) == ("w.pth", 3)
+    assert load(VALID, "optimizer.params.lr=1e-2").optimizer.params == {"lr": 0.01, "weight_decay": 0.1}
+
+
+def test_set_of_a_name_drops_the_files_params_but_not_those_set_beside_it() -> None:
+    words = ["optimizer.params.lr=1", "optimizer.name=sgd"]
+    for order in (words, words[::-1]):
+        config = load(VALID, *order)
+        assert (config.optimizer.name, config.optimizer.params) == ("sgd", {"lr": 1})
+
+
+def test_a_config_is_looked_for_here_and_then_in_configs() -> None:
+    Path("configs").mkdir()
+    Path("configs/b.yml").write_text(VALID.replace("96", "80"))
+    Path("configs/valid.yml").write_text(VALID.replace("96", "80"))
+    sizes = {
+        name: load_config(name).model.input_size[0] for name in ("valid", "valid.yml", "b", "b.yml", "configs/b.yml")
+    }
+    assert sizes == {"valid": 96, "valid.yml": 96, "b": 80, "b.yml": 80, "configs/b.yml": 80}
+    assert load_config("b").name == "b"
+    with pytest.raises(UserError) as caught:
+        load_config("zzz")
+    assert str(caught.value) == (
+        "--config: config 'zzz' not found\n  hint: looked at zzz, configs/zzz, zzz.yml, configs/zzz.yml"
+    )
+    with pytest.raises(UserError, match="not found"):
+        load_config("x" * 5000)
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 3
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shipped_config_loads_and_survives_the_leaf_pass(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(path, (), check_leaves)
+    assert config.name == path.stem
+    Path(ROOT / "configs").exists()
+    resolved = parse_yaml(dump_yaml(config.model_dump(mode="json")), "resolved").values
+    assert Config.model_validate(resolved) == config
+
+
+def fields(schema: dict, definition: dict) -> set[str]:
+    """All key names of a JSON Schema, its definitions included."""
+    return set(definition["properties"]).union(*(part["properties"] for part in schema["$defs"].values()))
+
+
+def test_the_json_schema_has_every_key_and_no_other() -> None:
+    schema = foldsmith_schema()
+    assert set(schema["properties"]) == {*Config.model_fields, "base"}
+    assert (schema["additionalProperties"], schema["required"]) == (False, [])
+    assert all(part["additionalProperties"] is False for part in schema["$defs"].values())
+    size = schema["$defs"]["Model"]["properties"]["input_size"]["anyOf"]
+    assert size == [{"type": "integer"}, {"items": {"type": "integer"}, "type": "array"}]
+    erase = schema["$defs"]["Augmentations"]["properties"]["erase"]["anyOf"]
+    assert [part.get("type") or part["$ref"] for part in erase] == ["number", "#/$defs/Erase", "null"]
+
+
+def test_every_key_is_read_somewhere() -> None:
+    sources = [path for path in (ROOT / "src").rglob("*.py") if path.name != "schema.py"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in [*sources, *ROOT.glob("*.py")])
+    schema = Config.model_json_schema()
+    unread = {name for name in fields(schema, schema) if not re.search(rf"[.\"]{name}\b", code)}
+    assert unread == set()
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers(1 - 10**18, 10**18 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+)
+AWKWARD = st.text("01.eE+-_:~#'\"{}[],&*!|>%@` \n\t\r\x85\u2028nNyYof=<?é", max_size=12)
+VALUES = st.recursive(
+    SCALARS | st.text() | AWKWARD,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(AWKWARD, values, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None, database=None, derandomize=True)
+@given(st.dictionaries(st.text() | AWKWARD, VALUES, max_size=3))
+def test_what_dump_yaml_writes_is_read_back_equal(values: dict) -> None:
+    path = Path("dumped.yml")
+    path.write_bytes(dump_yaml(values).encode("utf-8"))
+    assert repr(read_yaml(path).values) == repr(values)

@@ -1,0 +1,104 @@
+"""Losses against arithmetic."""
+
+import math
+
+import pytest
+import torch
+
+from foldsmith.losses import LOSSES, build_loss
+
+LOGITS = [[0.0, 2.0], [-1.0, 0.5]]
+LABELS = [[1.0, 0.0], [1.0, 1.0]]
+SOFT = [[0.3, 0.0], [1.0, 0.9]]
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def bce(x, y):
+    return -y * math.log(sigmoid(x)) - (1 - y) * math.log(1 - sigmoid(x))
+
+
+def focal(x, y, gamma, alpha):
+    p = sigmoid(x)
+    right = p * y + (1 - p) * (1 - y)
+    weight = 1 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    return weight * (1 - right) ** gamma * bce(x, y)
+
+
+def mean(entry, targets):
+    """Mean of entry(logit, target) over the table."""
+    pairs = [(x, y) for xs, ys in zip(LOGITS, targets, strict=True) for x, y in zip(xs, ys, strict=True)]
+    return sum(entry(x, y) for x, y in pairs) / len(pairs)
+
+
+def loss(name, targets, **params):
+    return build_loss(name, params)(torch.tensor(LOGITS), torch.tensor(targets)).item()
+
+
+def test_bce_by_hand():
+    expected = (math.log(2) + math.log(1 + math.exp(2)) + math.log(1 + math.exp(1)) + math.log(1 + math.exp(-0.5))) / 4
+    assert mean(bce, LABELS) == pytest.approx(expected, rel=1e-12)
+    assert loss("bce", LABELS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_focal_by_hand():
+    one = torch.tensor([[math.log(3)]])  # p = 3/4
+    value = build_loss("focal", {"gamma": 2.0, "alpha": 0.25})
+    assert value(one, torch.ones(1, 1)).item() == pytest.approx(0.25 * (1 / 4) ** 2 * math.log(4 / 3), rel=1e-6)
+    assert value(one, torch.zeros(1, 1)).item() == pytest.approx(0.75 * (3 / 4) ** 2 * math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["hard", "soft"])
+def test_entries_are_averaged(targets):
+    assert loss("bce", targets) == pytest.approx(mean(bce, targets), rel=1e-6)
+    for gamma, alpha in [(2.0, None), (0.5, None), (3.0, 0.25), (2.0, 1.0)]:
+        expected = mean(lambda x, y, gamma=gamma, alpha=alpha: focal(x, y, gamma, alpha), targets)
+        assert loss("focal", targets, gamma=gamma, alpha=alpha) == pytest.approx(expected, rel=1e-6)
+    for weight in (0.25, 1.0, 4.0):
+        expected = mean(lambda x, y, weight=weight: bce(x, y) + weight * bce(x * y, y), targets)
+        assert loss("forgiving", targets, weight=weight) == pytest.approx(expected, rel=1e-6)
+
+
+def test_defaults_are_the_papers():
+    assert loss("focal", LABELS) == loss("focal", LABELS, gamma=2.0, alpha=None)
+    assert loss("forgiving", LABELS) == loss("forgiving", LABELS, weight=1.0)
+
+
+def test_zero_parameters_leave_bce():
+    assert loss("forgiving", SOFT, weight=0.0) == loss("bce", SOFT)
+    assert loss("focal", SOFT, gamma=0.0) == pytest.approx(loss("bce", SOFT), rel=1e-6)
+    assert loss("focal", SOFT, gamma=0.0, alpha=0.5) == pytest.approx(loss("bce", SOFT) / 2, rel=1e-6)
+
+
+def gradient(name, **params):
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    build_loss(name, params)(logits, torch.tensor(LABELS)).backward()
+    return logits.grad
+
+
+def test_forgiving_pulls_at_positive_labels_only():
+    second = (gradient("forgiving", weight=3.0) - gradient("bce")).tolist()
+    assert second[0][1] == 0.0
+    for x, value in [(0.0, second[0][0]), (-1.0, second[1][0]), (0.5, second[1][1])]:
+        assert value == pytest.approx(3 * (sigmoid(x) - 1) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_extreme_logits_stay_finite(name):
+    logits = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    value = build_loss(name, {})(logits, torch.tensor([[0.0, 1.0]]))
+    value.backward()
+    assert value.item() >= 300
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0, 0] > 0 > logits.grad[0, 1]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_of_a_perfect_answer_is_zero(gamma):
+    logits = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    value = build_loss("focal", {"gamma": gamma})(logits, torch.tensor([[1.0, 0.0]]))
+    value.backward()
+    assert value.item() == 0
+    assert logits.grad.tolist() == [[0.0, 0.0]]
