@@ -10,9 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from foldsmith.data.oof_files import read_sidecar
 from foldsmith.ensemble.file import Ensemble, read_ensemble
+from foldsmith.ensemble.members import load_members
 from foldsmith.errors import UserError
+from foldsmith.metrics import best_fbeta
 
 EXPERIMENTS = ["clipart_lite0", "clipart_forgiving"]
 DATA = Path("data/clipart")
@@ -74,14 +75,14 @@ def _run_without_project(script: Path, working: Path) -> None:
 
 
 def _print_table(output: Path, ensemble: Ensemble, seconds: float) -> None:
+    data = load_members([output / name / f"{name}_f0.npy" for name in EXPERIMENTS])
     print(f"\n{'':<20}  OOF F2   training")
-    for name in EXPERIMENTS:
-        oof = [read_sidecar(path) for path in sorted((output / name).glob("*.npy"))]
-        score = sum(fold.score * fold.rows for fold in oof) / sum(fold.rows for fold in oof)
-        print(f"{name:<20}  {score:.4f}   {_training_seconds(output / name):5.0f} s")
-    print(f"{'blend':<20}  {ensemble.score:.4f}")
+    for member in data.members:
+        score = best_fbeta(member.probabilities, data.targets).score
+        print(f"{member.name:<20}  {score:.4f}   {_training_seconds(output / member.name):5.0f} s")
     print(f"{'best single':<20}  {ensemble.best_single_score:.4f}")
     print(f"{'uniform blend':<20}  {ensemble.uniform_score:.4f}")
+    print(f"{'searched blend':<20}  {ensemble.score:.4f}   (nested over folds: {ensemble.nested_score:.4f})")
     print(f"\nall in {seconds:.0f} s. Files in {output}/:")
     print(f"  {', '.join(f'{name}/' for name in EXPERIMENTS)}   weights, OOF predictions, logs, curves")
     print("  best.yml          the blend\n  submission.csv    what the competition gets")
