@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pack inference code and an ensemble into one Python file that runs without this project and without a network.
 
-  ./deploy_kernel.py ensemble_inference.py best.yml       writes kernels/best/best.py and kernel-metadata.json
+./deploy_kernel.py ensemble_inference.py best.yml       writes kernels/best/best.py and kernel-metadata.json
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predict the test images with an ensemble and write the submission.
 
-  ./ensemble_inference.py best.yml --models runs --output submission.csv
+./ensemble_inference.py best.yml --models runs --output submission.csv
 """
 
 import argparse

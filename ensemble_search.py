@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Search the blend of models that scores best on their out-of-fold predictions; writes NAME.yml.
 
-  ./ensemble_search.py best runs/a/a_f0.npy runs/b/b_f0.npy      one fold a model; the others are found beside it
+./ensemble_search.py best runs/a/a_f0.npy runs/b/b_f0.npy      one fold a model; the others are found beside it
 """
 
 import argparse

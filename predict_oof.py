@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Predict every fold's images with the model that did not see them: <output>/<name>/<name>_f<k>.npy and .json.
 
-  ./predict_oof.py --config clipart_lite0.yml                          all folds of runs/clipart_lite0/
-  ./predict_oof.py --weights runs/x/x_f0.safetensors runs/x/x_f1.safetensors
+./predict_oof.py --config clipart_lite0.yml                          all folds of runs/clipart_lite0/
+./predict_oof.py --weights runs/x/x_f0.safetensors runs/x/x_f1.safetensors
 """
 
 import argparse
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
     parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     args = parser.parse_args(argv)
     if not args.config and not args.weights:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Train the folds of an experiment. A finished fold is skipped, a half-finished one goes on.
 
-  ./train.py --config clipart_lite0.yml                 every fold, into runs/clipart_lite0/
-  ./train.py --config clipart_lite0.yml --fold 1 --set train.num_epochs=3 loss.name=focal
-  ./train.py --config clipart_lite0.yml --smoke         a minute that proves a config: 200 images, one epoch, one fold
-  ./train.py --predict_oof --weights runs/x/x_f0.safetensors     the old spelling of predict_oof.py --weights
+./train.py --config clipart_lite0.yml                 every fold, into runs/clipart_lite0/
+./train.py --config clipart_lite0.yml --fold 1 --set train.num_epochs=3 loss.name=focal
+./train.py --config clipart_lite0.yml --smoke         a minute that proves a config: 200 images, one epoch, one fold
+./train.py --predict_oof --weights runs/x/x_f0.safetensors     the old spelling of predict_oof.py --weights
 """
 
 import argparse
@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--fold", type=int, help="train this fold only, counted from 0")
-    parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
     parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")

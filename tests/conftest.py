@@ -1,4 +1,4 @@
-"""Fixtures: the real data set cut to a few hundred rows, the real configs shrunk, and one small chain that is run once."""
+"""Fixtures: the real data set cut to a few hundred rows, the real configs shrunk, and a small chain run once."""
 
 import csv
 import os

@@ -178,4 +178,6 @@ def test_without_the_environment_every_script_says_what_to_do():
     for script in sorted(path.name for path in ROOT.glob("*.py")):
         done = call("-S", "-E", script, "--help")
         assert done.returncode == 1
-        assert done.stderr == "foldsmith is not installed here: run `make install`, then `. .venv/bin/activate`\n", script
+        assert done.stderr == "foldsmith is not installed here: run `make install`, then `. .venv/bin/activate`\n", (
+            script
+        )

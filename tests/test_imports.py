@@ -20,7 +20,14 @@ GROUPS = {
         HEAVY | {"cv2"},
     ),
     "inference": (
-        ["data.images", "models.build", "models.weights", "inference.predict", "inference.ensemble", "inference.kernel"],
+        [
+            "data.images",
+            "models.build",
+            "models.weights",
+            "inference.predict",
+            "inference.ensemble",
+            "inference.kernel",
+        ],
         {"albumentations", "scipy", "sklearn", "matplotlib", "iterstrat", "foldsmith.training", "foldsmith.losses"},
     ),
     "search": (["ensemble.objective", "ensemble.search", "ensemble.members"], {"torch", "foldsmith.training", "timm"}),
@@ -56,7 +63,9 @@ def test_the_kernel_s_functions_import_nothing_forbidden_either():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {word.split(".")[0] for word in names} & {"albumentations", "scipy", "sklearn", "matplotlib"}, name
+            assert not {word.split(".")[0] for word in names} & {"albumentations", "scipy", "sklearn", "matplotlib"}, (
+                name
+            )
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import fbeta_score, log_loss as sklearn_log_loss
+from sklearn.metrics import fbeta_score
+from sklearn.metrics import log_loss as sklearn_log_loss
 
 from foldsmith.metrics import above, best_constant_labels, best_fbeta, fbeta, image_fbeta, log_loss, middle
 

@@ -125,7 +125,9 @@ def test_damaged_predictions_are_refused(chain, tmp_path, bad):
     if bad == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     else:
-        values = {"shape": values[1:], "dtype": values.astype(np.float64), "nan": values * np.nan, "range": values + 1}[bad]
+        values = {"shape": values[1:], "dtype": values.astype(np.float64), "nan": values * np.nan, "range": values + 1}[
+            bad
+        ]
         np.save(path, values)
     error = refuse(runs, tmp_path)
     assert error.code == 4 and "a_f0.npy" in str(error)

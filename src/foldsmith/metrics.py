@@ -75,8 +75,9 @@ def best_of_entries(
 ) -> tuple[Best, float]:
     """The best threshold at or above `floor`, given every (image, class) entry whose value exceeds it.
 
-    As the threshold falls past a value, one more label is predicted and one image's score changes. A sort of the entries
-    by image and value gives these changes, a second one by value and a cumulative sum the score at every threshold.
+    As the threshold falls past a value, one more label is predicted and one image's score changes. A sort of the
+    entries by image and value gives these changes, a second one by value and a cumulative sum the score at every
+    threshold.
     Equal values are passed together. Among equal scores the highest threshold wins.
 
     Args:
@@ -130,7 +131,7 @@ def log_loss(probabilities: Probabilities, targets: Targets) -> float:
 
 
 def middle(lower: np.float32, upper: np.float32) -> float:
-    """A float32 threshold t with lower <= t < upper, as far from both as float32 allows, so that rounding flips nothing."""
+    """The float32 threshold t, lower <= t < upper, that is farthest from both, so that rounding flips nothing."""
     half = np.float32((np.float64(lower) + np.float64(upper)) / 2)
     return float(half if lower <= half < upper else lower)
 

@@ -53,7 +53,9 @@ class Data(Section):
     image_extension: str | None = Field(None, description="such as .jpg; default: found in the image folder")
     num_folds: int = Field(5, ge=2, description="K")
     folds_seed: int = Field(0, ge=0, lt=2**32, description="experiments to be blended share it; apart from train.seed")
-    folds: str | None = Field(None, description="an existing split: csv (id, fold), or .npy of folds in train.csv's order")
+    folds: str | None = Field(
+        None, description="an existing split: csv (id, fold), or .npy of folds in train.csv's order"
+    )
     geometry: Literal["squash", "fit", "short_side", "crop"] = Field(
         "squash",
         description="how an image becomes input_size: squash ignores the aspect, fit pads the rest, short_side scales "
@@ -99,7 +101,8 @@ class Train(Section):
     num_epochs: PositiveInt
     seed: int = Field(0, ge=0, description="weights of the head, order of images, augmentation, dropout")
     trainable: Literal["all", "head"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "all", description="all, head (the classifier), or a list of module name prefixes such as [blocks.3, classifier]"
+        "all",
+        description="all, head (the classifier), or a list of module name prefixes such as [blocks.3, classifier]",
     )
     accum_batches: PositiveInt = Field(1, description="batches whose gradients are averaged into one step")
     max_steps_per_epoch: PositiveInt | None = Field(None, description="optimizer steps after which an epoch is cut")
@@ -127,7 +130,9 @@ def _erase(value: Any) -> Any:
 
 
 class Augmentations(Section):
-    crop_jitter: int = Field(0, ge=0, description="pixels by which the training crop is larger before it is cut at random")
+    crop_jitter: int = Field(
+        0, ge=0, description="pixels by which the training crop is larger before it is cut at random"
+    )
     hflip: bool = False
     vflip: bool = False
     rotate90: bool = False

@@ -48,7 +48,7 @@ def _real_path(loc: tuple[str | int, ...], kind: str, values: Any) -> tuple[str 
     """pydantic's location without the branch names that it appends for unions."""
     path: list[str | int] = []
     for position, part in enumerate(loc):
-        if isinstance(values, dict) and part in values or isinstance(values, list) and isinstance(part, int):
+        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int)):
             values = values[part]  # type: ignore[index]
             path.append(part)
         elif kind == "missing" and position == len(loc) - 1:
@@ -84,7 +84,9 @@ def _expected(item: dict[str, Any]) -> str:
     if item["type"] == "literal_error":
         return "one of " + ", ".join(_choices(item["ctx"]["expected"]))
     message = item["msg"][0].lower() + item["msg"][1:]
-    return message.removeprefix("input should be ").removeprefix("list should have ").removeprefix("string should have ")
+    return (
+        message.removeprefix("input should be ").removeprefix("list should have ").removeprefix("string should have ")
+    )
 
 
 def _choices(expected: str) -> list[str]:

@@ -98,7 +98,9 @@ def _read_folds_npy(path: Path, table: Table, num_folds: int) -> NDArray[np.int6
         raise UserError(f"cannot be read: {error}", file=path, key="data.folds") from None
     if folds.shape != (len(table),) or folds.dtype.kind not in "iu" or folds.min() < 0 or folds.max() >= num_folds:
         raise UserError(
-            f"holds {folds.dtype} {folds.shape}, not {len(table)} folds in 0..{num_folds - 1}", file=path, key="data.folds"
+            f"holds {folds.dtype} {folds.shape}, not {len(table)} folds in 0..{num_folds - 1}",
+            file=path,
+            key="data.folds",
         )
     return _all_used(folds.astype(np.int64), num_folds, path)
 

@@ -23,7 +23,7 @@ SEPARATORS = [";", "|", ","]  # and the space, where these are rare
 
 @dataclass(frozen=True)
 class Classes:
-    """The class list. `tokens` are what tables and submissions write, `names` what people read; same order, same length."""
+    """The class list. `tokens` are what tables and submissions write, `names` what people read; in the same order."""
 
     tokens: list[str]
     names: list[str]
@@ -57,7 +57,9 @@ class Table:
     def sha256(self) -> str:
         """Changes with any id, label, class or their order."""
         labels = (f"{self.starts[row]} {name}" for row, name in enumerate(self.ids))
-        return sha256_lines([self.classes.sha256, sha256_lines(labels), hashlib.sha256(self.indices.tobytes()).hexdigest()])
+        return sha256_lines(
+            [self.classes.sha256, sha256_lines(labels), hashlib.sha256(self.indices.tobytes()).hexdigest()]
+        )
 
     def take(self, rows: NDArray[np.int64]) -> "Table":
         """The table of some rows, in the order given."""
@@ -125,7 +127,9 @@ def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) ->
     if named is not None:
         if named not in sheet.columns:
             hint = did_you_mean(named, sheet.columns)
-            raise UserError(f"no column {named!r} in the header {sheet.columns}", file=sheet.path, line=1, key=key, hint=hint)
+            raise UserError(
+                f"no column {named!r} in the header {sheet.columns}", file=sheet.path, line=1, key=key, hint=hint
+            )
         return named
     by_lower = {column.lower(): column for column in sheet.columns}
     for name in usual:
@@ -183,7 +187,7 @@ def read_table(config: Config) -> Table:
                     f"label {label!r} of {ids[row]!r} is not in the class list ({len(classes.tokens)} classes)",
                     file=sheet.path,
                     line=sheet.lines[row],
-                    hint=f"{did_you_mean(label, index)} See {config.data_path('labels_csv')}",
+                    hint=f"see {config.data_path('labels_csv')}; {did_you_mean(label, index)}",
                 )
         indices.extend(sorted({index[label] for label in labels}))
         starts[row + 1] = len(indices)

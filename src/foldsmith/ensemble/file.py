@@ -1,7 +1,7 @@
 """The ensemble file: which models, with which weights and views, above which threshold; and how they are summed.
 
-The search writes it, inference and the packed kernel read it. `blend` is the one sum that both use, so that a score that
-the search found is the score that inference gives.
+The search writes it, inference and the packed kernel read it. `blend` is the one sum that both use, so that the score
+that the search found is the score that inference gives.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from foldsmith.config.validate import schema_problems
 from foldsmith.files import write_text
 from foldsmith.metrics import Probabilities
 
-FORMAT = "foldsmith-ensemble-1"
+FORMAT: Literal["foldsmith-ensemble-1"] = "foldsmith-ensemble-1"
 
 
 class Member(Section):

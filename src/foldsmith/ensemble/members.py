@@ -75,7 +75,9 @@ def _group(given: Sequence[Path]) -> list[tuple[Path, str]]:
             raise UserError("OOF file not found", file=path)
         same = [folder for folder, known in models if known == name]
         if same and same[0].resolve() != path.parent.resolve():
-            raise UserError(f"two models are called {name!r}: in {same[0]} and {path.parent}", hint="rename one experiment")
+            raise UserError(
+                f"two models are called {name!r}: in {same[0]} and {path.parent}", hint="rename one experiment"
+            )
         if not same:
             models.append((path.parent, name))
     if not models:
@@ -88,7 +90,9 @@ def _truth(folder: Path, name: str) -> tuple[Table, NDArray[np.int64], str]:
     config_file, folds_file = folder / f"{name}.yml", folder / "folds.csv"
     for path in (config_file, folds_file):
         if not path.is_file():
-            raise UserError("not found; it lies beside the OOF files", file=path, hint="name the files inside their run")
+            raise UserError(
+                "not found; it lies beside the OOF files", file=path, hint="name the files inside their run"
+            )
     table = read_table(load_config(config_file))
     sheet = read_csv(folds_file)
     by_id = dict(zip(sheet.column("id"), sheet.column("fold"), strict=True))

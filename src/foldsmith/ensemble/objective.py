@@ -66,7 +66,9 @@ class Objective:
         self.floor = floor
         kept = np.zeros(self.targets.shape, dtype=np.bool_)
         for member in self.members:
-            kept |= member > np.float32(floor * (1 - 1e-5))  # a float32 sum of shares may exceed the largest by rounding
+            kept |= member > np.float32(
+                floor * (1 - 1e-5)
+            )  # a float32 sum of shares may exceed the largest by rounding
         self.rows = np.nonzero(kept)[0]
         self.is_label = self.targets[kept]
         self.entries = [member[kept] for member in self.members]

@@ -6,6 +6,7 @@ result is never worse than equal weights or the best single model, for they are 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -64,7 +65,8 @@ def find_weights(members: Sequence[Probabilities], targets: Targets, description
 
 def _optimize(evaluate: Callable[[Weights], Best], start: Weights, method: str) -> Weights:
     """One run of scipy over unnormalised weights in [0, 1]."""
-    options = {"maxfev": EVALUATIONS_PER_MEMBER * len(start), "xtol" if method == "Powell" else "xatol": 1e-3}
+    tolerance = "xtol" if method == "Powell" else "xatol"
+    options: dict[str, Any] = {"maxfev": EVALUATIONS_PER_MEMBER * len(start), tolerance: 1e-3}
     if method == "Nelder-Mead":
         # The default simplex is 5 % wide, less than what one image moves the score by.
         corners = np.vstack([start, *(start + 0.25 * (1 - 2 * (start > 0.5)) * axis for axis in np.eye(len(start)))])

@@ -50,7 +50,9 @@ def run_ensemble(
     probabilities = blend(predictions, [member.weight for member in ensemble.members])
     predicted = above(probabilities, ensemble.threshold)
     separator = config.data.label_separator or " "
-    write_submission(output, sample, id_column(sample, config), label_lists(predicted, headers[first]["classes"], separator))
+    write_submission(
+        output, sample, id_column(sample, config), label_lists(predicted, headers[first]["classes"], separator)
+    )
     print(f"written: {output} ({len(ids)} images, {np.count_nonzero(predicted) / len(ids):.2f} labels an image)")
 
 
@@ -74,4 +76,6 @@ def _check_views(ensemble: Ensemble) -> None:
     for member in ensemble.members:
         for view in member.views:
             if view not in VIEWS:
-                raise UserError(f"unknown view {view!r} of {member.name!r}", key="members.views", hint=did_you_mean(view, VIEWS))
+                raise UserError(
+                    f"unknown view {view!r} of {member.name!r}", key="members.views", hint=did_you_mean(view, VIEWS)
+                )

@@ -18,9 +18,7 @@ def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     A file counts when its sha256 is the ensemble's; copies are fine.
     """
     wanted = {
-        name: sha256
-        for member in ensemble.members
-        for name, sha256 in zip(member.weights, member.sha256, strict=True)
+        name: sha256 for member in ensemble.members for name, sha256 in zip(member.weights, member.sha256, strict=True)
     }
     candidates: dict[str, list[Path]] = {name: [] for name in wanted}
     for path in _files_below(roots):
@@ -74,7 +72,9 @@ def locate_data(config: Config, root: Path | None) -> Config:
         root = next((place for place in places if place.is_dir()), None)
     if root is None or not root.is_dir():
         looked = ", ".join(str(place) for place in places) if root is None else str(root)
-        raise UserError("the competition's data is not there", hint=f"looked at {looked}; --data ROOT names another place")
+        raise UserError(
+            "the competition's data is not there", hint=f"looked at {looked}; --data ROOT names another place"
+        )
     named = {}
     for key in ("sample_submission", "test_dir", "labels_csv"):
         value = getattr(config.data, key)

@@ -64,7 +64,9 @@ def pick_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch sees no CUDA device", key="--device", hint="--device cpu, or a driver that fits this torch")
+        raise UserError(
+            "torch sees no CUDA device", key="--device", hint="--device cpu, or a driver that fits this torch"
+        )
     return torch.device(name)
 
 
@@ -111,7 +113,9 @@ def predict(
             bar.update(len(images))
     probabilities = np.concatenate(parts)
     if not np.isfinite(probabilities).all():
-        raise UserError(f"{description}: the model's output is not finite", hint="a smaller learning rate, or train.amp: off")
+        raise UserError(
+            f"{description}: the model's output is not finite", hint="a smaller learning rate, or train.amp: off"
+        )
     return probabilities
 
 

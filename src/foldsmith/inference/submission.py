@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foldsmith.data.tables import Sheet
+from foldsmith.data.tables import Sheet, read_csv
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 from foldsmith.metrics import Targets
@@ -20,7 +20,7 @@ def label_lists(predicted: Targets, tokens: Sequence[str], separator: str) -> li
         predicted: bool (images, classes).
         tokens: what the label table writes for a class.
     """
-    return [separator.join(tokens[index] for index in np.flatnonzero(row)) for row in predicted]
+    return [separator.join(tokens[int(index)] for index in np.flatnonzero(row)) for row in predicted]
 
 
 def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence[str]) -> None:
@@ -34,3 +34,11 @@ def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence
     for name, value in zip(sample.column(id_column), values, strict=True):
         writer.writerow([name, value] if sample.columns[0] == id_column else [value, name])
     write_text(path, text.getvalue())
+    _check(path, sample, id_column)
+
+
+def _check(path: Path, sample: Sheet, id_column: str) -> None:
+    """Read the file as the competition will: the sample's columns, its ids in its order."""
+    written = read_csv(path)
+    if written.columns != sample.columns or written.column(id_column) != sample.column(id_column):
+        raise UserError("does not have the columns and ids of the sample submission", file=path)

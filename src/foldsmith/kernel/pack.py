@@ -1,4 +1,4 @@
-"""One Python file that holds the inference code and an ensemble, for machines without this project and without a network.
+"""One Python file that holds the inference code and an ensemble, for machines without this project and a network.
 
 The sources stand in it as readable text. An import hook serves them from memory, so nothing is unpacked.
 """
@@ -37,7 +37,8 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def find_spec(self, name, path=None, target=None):
         if name in SOURCES:
-            return importlib.machinery.ModuleSpec(name, self, is_package=self.is_package(name), origin=f"<packed {{name}}>")
+            origin = f"<packed {{name}}>"
+            return importlib.machinery.ModuleSpec(name, self, is_package=self.is_package(name), origin=origin)
         return None
 
     def is_package(self, name):

@@ -4,12 +4,12 @@ import os
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import timm
+import torch
+from torch import nn
 
-from foldsmith.config import Config  # noqa: E402
-from foldsmith.errors import EXIT_ENVIRONMENT, UserError, did_you_mean  # noqa: E402
+from foldsmith.config import Config
+from foldsmith.errors import EXIT_ENVIRONMENT, UserError, did_you_mean
 
 
 def build_model(

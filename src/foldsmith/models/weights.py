@@ -59,7 +59,9 @@ def config_of(header: dict[str, Any], path: Path) -> Config:
     """The resolved config that a header holds, named as its experiment."""
     config, problems = schema_problems(header["config"], Config)
     if config is None:
-        raise _untrusted(path, f"has a header whose config is not valid: {dotted(problems[0].path)}: {problems[0].message}")
+        raise _untrusted(
+            path, f"has a header whose config is not valid: {dotted(problems[0].path)}: {problems[0].message}"
+        )
     return config.named(str(header["name"]))
 
 
@@ -105,7 +107,9 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         reason = str(error).split("\n")[0]
         raise _untrusted(path, f"refused, because it holds more than tensors: {reason}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
-        raise _untrusted(path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}") from None
+        raise _untrusted(
+            path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -9,8 +9,8 @@ from foldsmith.config import Config, dump_yaml, read_yaml
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 
-# Keys that, like all of test., change nothing about the weights, so a run may go on when they differ. Where the data lies is free, what it
-# holds is not: its hash is checked.
+# Keys that, like all of test., change nothing about the weights, so a run may go on when they differ. Where the data
+# lies is free, what it holds is not: its hash is checked.
 FREE_KEYS = {
     "train.workers",
     "data.root",

@@ -85,5 +85,3 @@ def _not_finite(training: Training, loss: float, ids: Sequence[str]) -> UserErro
         f"learning rates {', '.join(f'{rate:.3g}' for rate in rates)}, images {', '.join(ids[:5])} ...",
         hint="a smaller optimizer.params.lr, a warmup, or train.amp: off; the last good weights are kept",
     )
-
-

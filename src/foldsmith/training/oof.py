@@ -85,7 +85,9 @@ def _predict_fold(
     started = time.monotonic()
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
-    probabilities = predict(model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description)
+    probabilities = predict(
+        model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description
+    )
     speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
     best = best_fbeta(probabilities, table.targets(rows))
     write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=speed))
@@ -108,7 +110,9 @@ def _check_same_data(path: Path, header: dict[str, Any], table: Table, folds: Fo
 def _weights_of_run(run: RunFolder, num_folds: int) -> list[Path]:
     found = [run.weights(fold) for fold in range(num_folds) if run.weights(fold).is_file()]
     if not found:
-        raise UserError("holds no weights yet", file=run.path, hint="./train.py --config ... writes them; or --output DIR")
+        raise UserError(
+            "holds no weights yet", file=run.path, hint="./train.py --config ... writes them; or --output DIR"
+        )
     missing = [str(fold) for fold in range(num_folds) if not run.weights(fold).is_file()]
     if missing:
         tqdm.write(f"{run.name}: no weights yet of fold {', '.join(missing)}")

@@ -1,8 +1,8 @@
 """Training an experiment: read this from top to bottom and you know what happens.
 
-    train_experiment   table, images, folder, split, then fold by fold
-    train_fold         data, model, optimizer, resume, epochs, the final weights
-    _finish_epoch      validate, keep the best, write what the next epoch needs
+train_experiment   table, images, folder, split, then fold by fold
+train_fold         data, model, optimizer, resume, epochs, the final weights
+_finish_epoch      validate, keep the best, write what the next epoch needs
 """
 
 import csv
@@ -132,11 +132,15 @@ def train_fold(job: FoldJob) -> None:
     best = job.run.fold(job.fold) / "best.safetensors"
     if not best.is_file():
         raise UserError(
-            "training is finished, but its weights were removed", file=best, hint=f"--fold {job.fold} --fresh trains it again"
+            "training is finished, but its weights were removed",
+            file=best,
+            hint=f"--fold {job.fold} --fresh trains it again",
         )
     best.replace(job.run.weights(job.fold))
     draw_curves(training.progress.metrics, job.run.fold(job.fold) / "curves.png", f"{config.name} fold {job.fold}")
-    job.say(f"best epoch {training.progress.best_epoch}, F2 {training.progress.best_score:.4f}: {job.run.weights(job.fold)}")
+    job.say(
+        f"best epoch {training.progress.best_epoch}, F2 {training.progress.best_score:.4f}: {job.run.weights(job.fold)}"
+    )
 
 
 def _is_finished(job: FoldJob) -> bool:
@@ -152,7 +156,8 @@ def _check_identity(job: FoldJob, found: dict[str, Any], path: Path) -> None:
     for key, what in (("data_sha256", "the label table"), ("folds_sha256", "folds.csv")):
         if found.get(key) != job.identity[key]:
             raise UserError(
-                f"belongs to other data: {what} changed ({str(found.get(key))[:12]} there, {job.identity[key][:12]} now)",
+                f"belongs to other data: {what} changed "
+                f"({str(found.get(key))[:12]} there, {job.identity[key][:12]} now)",
                 file=path,
                 hint="--fresh starts over; --output keeps both",
             )

@@ -55,7 +55,7 @@ class OneCycle(Schedule):
         first = initial / self.div_factor
         peak, end = self.pct_start * total - 1, total - 1
         if step <= peak:
-            return _cosine(first, initial, step / peak)
+            return _cosine(first, initial, step / peak if peak else 1.0)
         return _cosine(initial, first / self.final_div_factor, (step - peak) / (end - peak) if end > peak else 1.0)
 
 
