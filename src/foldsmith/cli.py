@@ -54,7 +54,8 @@ def foldsmith_schema() -> dict[str, object]:
 
     schema = Config.model_json_schema()
     schema["properties"]["base"] = {"type": "string", "description": "a config that this one overrides; relative path"}
-    schema["required"] = []  # a base may hold what is missing here
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)  # a base may hold what is missing here
     return schema
 
 

@@ -7,10 +7,13 @@ Exit codes (documented in docs/design.md, section 6):
 
 import difflib
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
@@ -56,13 +59,19 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except BrokenPipeError:  # `... | head` has read enough; say nothing, not even when Python flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
-    except MemoryError:
-        print("error: out of memory", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        # torch's own classes can't be named here: importing torch takes seconds
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        print(f"error: out of memory {error}\n  hint: a smaller batch_size or input_size", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)

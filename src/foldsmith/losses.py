@@ -25,6 +25,8 @@ class FocalLoss(nn.Module):
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None) -> None:
         super().__init__()
+        if gamma < 0 or not 0 <= (alpha or 0) <= 1:
+            raise ValueError(f"gamma is at least 0 and alpha in 0..1, got {gamma} and {alpha}")
         self.gamma = gamma
         self.alpha = alpha
 
@@ -49,6 +51,8 @@ class ForgivingLoss(nn.Module):
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight is at least 0, got {weight}")
         self.weight = weight
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -25,6 +25,13 @@ def _area_pair(value: list[float]) -> list[float]:
     return value
 
 
+def _at_most_one(value: list[float]) -> list[float]:
+    if value[1] > 1:
+        raise ValueError(f"shares are at most 1, got {value}")
+    return value
+
+
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Range = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_area_pair)]
 
 
@@ -74,10 +81,10 @@ class Model(Section):
     ] = Field(description="pixels: one number, or [height, width]")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the classifier")
     pooling: Literal["avg", "max", "avgmax", "catavgmax"] | None = Field(None, description="default: the model's own")
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
+    mean: Annotated[list[Probability], Field(min_length=3, max_length=3)] | None = Field(
         None, description="of RGB in 0..1; default: timm's data config of the model"
     )
-    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] | None = Field(
+    std: Annotated[list[PositiveShare], Field(min_length=3, max_length=3)] | None = Field(
         None, description="of RGB in 0..1; default: timm's data config of the model"
     )
 
@@ -120,7 +127,9 @@ class Erase(Section):
     """Random erasing (Zhong et al. 2017, arXiv:1708.04896): a rectangle is filled with the image's mean."""
 
     prob: Probability
-    area: Range = Field([0.02, 0.4], description="share of the image, smallest and largest")
+    area: Annotated[Range, AfterValidator(_at_most_one)] = Field(
+        [0.02, 0.4], description="share of the image, smallest and largest"
+    )
     ratio: Range = Field([0.3, 3.33], description="height / width, smallest and largest")
 
 

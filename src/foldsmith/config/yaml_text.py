@@ -123,7 +123,7 @@ def parse_yaml(text: str, name: str) -> Document:
 def _check_events(text: str, name: str) -> None:
     depth = documents = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

@@ -109,8 +109,8 @@ def erase(image: Image, options: Erase, generator: np.random.Generator) -> Image
     """Fill a random rectangle with the image's mean colour; unchanged when ten draws fit no rectangle."""
     height, width = image.shape[:2]
     for _ in range(10):
-        area = generator.uniform(*options.area) * height * width
-        ratio = np.exp(generator.uniform(*np.log(options.ratio)))
+        area = generator.uniform(options.area[0], options.area[1]) * height * width
+        ratio = np.exp(generator.uniform(np.log(options.ratio[0]), np.log(options.ratio[1])))
         down, right = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < down < height and 0 < right < width:
             top, left = generator.integers(0, height - down + 1), generator.integers(0, width - right + 1)
@@ -127,10 +127,22 @@ def transform_class(name: str) -> type | None:
     return found if is_transform else None
 
 
+def try_transform(transform: type, height: int, width: int, **params: Any) -> None:
+    """Build a transform and apply it to an image of noise; raises when it can't be used on images of that size."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    result = transform(**params)(force_apply=True, image=image)["image"]
+    if result.shape != image.shape or result.dtype != image.dtype:
+        raise ValueError(
+            f"it makes {result.dtype} {result.shape} of uint8 {image.shape}; size and type must stay as they are"
+        )
+
+
 def transform_names() -> list[str]:
     """Names that `augmentations.extra` may use."""
     return sorted(
         name
         for name, value in vars(A).items()
-        if isinstance(value, type) and issubclass(value, A.ImageOnlyTransform | A.DualTransform) and name[0].isupper()
+        if isinstance(value, type)
+        and issubclass(value, A.ImageOnlyTransform | A.DualTransform)
+        and value.__module__.startswith("albumentations.augmentations.")
     )

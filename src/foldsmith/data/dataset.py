@@ -72,7 +72,7 @@ def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pi
     """A loader of (uint8 (batch, height, width, 3), int64 rows), or a UserError. Set `order.epoch` before each pass."""
     return DataLoader(
         images,
-        batch_sampler=order,  # type: ignore[arg-type]  # any sized iterable of index lists will do
+        batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin,

@@ -41,6 +41,7 @@ class Table:
     starts: NDArray[np.int64]
     indices: NDArray[np.int32]
     classes: Classes
+    separator: str  # between labels
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,7 +67,7 @@ class Table:
         parts = [self.indices[self.starts[row] : self.starts[row + 1]] for row in rows]
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         indices = np.concatenate(parts) if parts else self.indices[:0]
-        return Table([self.ids[row] for row in rows], starts, indices, self.classes)
+        return Table([self.ids[row] for row in rows], starts, indices, self.classes, self.separator)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def read_csv(path: Path) -> Sheet:
                 lines.append(line)
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text ({error.reason})", file=path) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", file=path) from None
     except csv.Error as error:
         raise UserError(f"is not valid csv: {error}", file=path, line=(lines[-1] + 1) if lines else 1) from None
     if not rows:
@@ -119,8 +122,8 @@ def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
 
 
 def _delimiter(header: str) -> str:
-    counts = {delimiter: header.count(delimiter) for delimiter in (",", ";", "\t")}
-    return max(counts, key=lambda delimiter: counts[delimiter])
+    """The delimiter that splits the header into the most fields; of equal ones the comma."""
+    return max((",", ";", "\t"), key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
 def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) -> str:
@@ -191,7 +194,7 @@ def read_table(config: Config) -> Table:
                 )
         indices.extend(sorted({index[label] for label in labels}))
         starts[row + 1] = len(indices)
-    return Table(ids, starts, np.array(indices, dtype=np.int32), classes)
+    return Table(ids, starts, np.array(indices, dtype=np.int32), classes, separator)
 
 
 def _separator(texts: list[str]) -> str:
@@ -221,7 +224,14 @@ def _token_index(classes: Classes, words: list[list[str]]) -> dict[str, int]:
     by_token = {token: index for index, token in enumerate(classes.tokens)}
     by_name = {name: index for index, name in enumerate(classes.names)}
     used = {word for labels in words for word in labels}
-    return by_name if used and used.isdisjoint(by_token) and not used.isdisjoint(by_name) else by_token
+    if not used or not used.isdisjoint(by_token) or used.isdisjoint(by_name):
+        return by_token
+    for index, name in enumerate(classes.names):
+        if name in used and by_name[name] != index:
+            raise UserError(
+                f"two classes are called {name!r}, and the table names classes by name", key="data.labels_csv"
+            )
+    return by_name
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

@@ -1,6 +1,7 @@
 """Models by timm name, their image statistics, and which of their parameters train."""
 
 import os
+from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -30,12 +31,14 @@ def build_model(
         pooling: timm's global_pool; None for the model's own.
         download: start from timm's pretrained weights, which timm downloads or finds in its cache.
     """
-    options = {"global_pool": pooling} if pooling else {}
+    options: dict[str, Any] = {"global_pool": pooling} if pooling else {}
     pretrained_cfg = timm.get_pretrained_cfg(arch)
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         options["img_size"] = input_size
     try:
         model = timm.create_model(arch, pretrained=download, num_classes=num_classes, drop_rate=dropout, **options)
+    except AssertionError as error:
+        raise UserError(f"timm refuses these options of {arch!r}: {error}", key="model") from None
     except OSError as error:
         if not download:
             raise
@@ -77,7 +80,9 @@ def set_trainable(model: nn.Module, trainable: str | list[str]) -> None:
     names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
         if not any(in_modules(name, (prefix,)) for name in names):
-            modules = [name for name, module in model.named_modules() if name and any(module.parameters())]
+            modules = [
+                name for name, module in model.named_modules() if name and any(True for _ in module.parameters())
+            ]
             raise UserError(
                 f"{prefix!r} names no module with parameters", key="train.trainable", hint=did_you_mean(prefix, modules)
             )
@@ -91,4 +96,4 @@ def train_mode(model: nn.Module) -> None:
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         if own and not any(parameter.requires_grad for parameter in own):
-            module.eval()
+            module.training = False  # not eval(): below it may be layers that train

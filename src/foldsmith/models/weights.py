@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -52,6 +53,11 @@ def read_header(path: Path) -> dict[str, Any]:
         raise _untrusted(path, "has no foldsmith header; it is not a file that train.py wrote") from None
     if not isinstance(header, dict) or not header.keys() >= HEADER_KEYS:
         raise _untrusted(path, "has a foldsmith header without " + ", ".join(sorted(HEADER_KEYS)))
+    name, fold, classes = header["name"], header["fold"], header["classes"]
+    if not isinstance(name, str) or name in ("", "..") or name != Path(name).name:  # it names what is written
+        raise _untrusted(path, f"has a header whose name is not a file name: {name!r}")
+    if type(fold) is not int or not isinstance(classes, list) or not all(isinstance(token, str) for token in classes):
+        raise _untrusted(path, "has a header whose fold is not a number, or whose classes are not a list of texts")
     return header
 
 
@@ -62,11 +68,13 @@ def config_of(header: dict[str, Any], path: Path) -> Config:
         raise _untrusted(
             path, f"has a header whose config is not valid: {dotted(problems[0].path)}: {problems[0].message}"
         )
-    return config.named(str(header["name"]))
+    if not timm.is_model(config.model.arch):  # it might even be a place to download from, such as hf-hub:...
+        raise _untrusted(path, f"has a header whose model.arch timm does not know: {config.model.arch!r}")
+    return config.named(header["name"])
 
 
 def load_model(path: Path, device: torch.device) -> nn.Module:
-    """The model of one of our weights files; every name, shape and dtype must agree, every value be finite."""
+    """The model of one of our weights files; every name, shape and kind of number must agree, all be finite."""
     header = read_header(path)
     config = config_of(header, path)
     height, width = config.model.input_size
@@ -104,9 +112,19 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        lines = str(error).splitlines()  # most are advice to load it all the same
+        reason = next((line for line in lines if "nsupported" in line), lines[0]).partition(". ")[0].strip()
         raise _untrusted(path, f"refused, because it holds more than tensors: {reason}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        OSError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+    ) as error:
         raise _untrusted(
             path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None
@@ -124,10 +142,10 @@ def _copy_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, o
     usable = {}
     problems = []
     for name, tensor in tensors.items():
-        if name in own and tensor.shape == own[name].shape and tensor.layout == torch.strided:
+        if name in own and tensor.shape == own[name].shape and tensor.layout == torch.strided and not tensor.is_meta:
             if tensor.dtype.is_floating_point != own[name].dtype.is_floating_point:
                 problems.append(f"{name} is {tensor.dtype}, the model's {own[name].dtype}")
-            elif tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+            elif tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor.float()).all()):
                 problems.append(f"{name} holds values that are not finite")
             else:
                 usable[name] = tensor

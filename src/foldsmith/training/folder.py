@@ -19,6 +19,10 @@ FREE_KEYS = {
     "data.sample_submission",
     "data.train_dir",
     "data.test_dir",
+    "data.id_column",
+    "data.label_column",
+    "data.label_separator",
+    "data.image_extension",
     "data.folds",
 }
 

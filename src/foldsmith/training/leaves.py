@@ -1,22 +1,24 @@
 """The second pass over a config: names and arguments of what lives in torch, timm and albumentations.
 
 It works on plain values, valid or not, so that its problems stand in one list with the schema's. Arguments are bound to
-the signatures that they will be passed to; nothing is built but transforms, which only then check their values.
+the signatures that they will be passed to. Transforms and optimizers are built, since only then do they check values.
 """
 
 import difflib
+import functools
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import timm
 import timm.optim
+import torch
 
 from foldsmith.config import Problem
-from foldsmith.data.augment import transform_class, transform_names
+from foldsmith.data.augment import transform_class, transform_names, try_transform
 from foldsmith.errors import did_you_mean
 from foldsmith.inference.views import VIEWS
 from foldsmith.losses import LOSSES
@@ -36,7 +38,7 @@ def check_leaves(values: dict[str, Any]) -> list[Problem]:
     problems += _check_component(values, "loss", LOSSES)
     problems += _check_component(values, "scheduler", SCHEDULES)
     problems += _check_optimizer(values)
-    problems += _check_transforms(_get(values, "augmentations", "extra"))
+    problems += _check_transforms(_get(values, "augmentations", "extra"), _get(values, "model", "input_size"))
     views = _get(values, "test", "tta")
     for index, view in enumerate(views if isinstance(views, list) else []):
         if isinstance(view, str) and view not in VIEWS:
@@ -65,15 +67,17 @@ def _check_component(values: dict[str, Any], section: str, table: dict[str, Any]
         return []
     if name not in table:
         return [_unknown((section, "name"), name, table)]
-    return _check_arguments((section, "params"), name, table[name], params)
+    wrong = _check_arguments((section, "params"), name, table[name], params)
+    return wrong or _check_values((section, "params"), name, table[name], params or {}, warning="error")
 
 
 def _check_optimizer(values: dict[str, Any]) -> list[Problem]:
     name, params = _get(values, "optimizer", "name"), _get(values, "optimizer", "params")
     if not isinstance(name, str):
         return []
-    if name not in timm.optim.list_optimizers():
-        return [_unknown(("optimizer", "name"), name, timm.optim.list_optimizers())]
+    known = [str(optimizer) for optimizer in timm.optim.list_optimizers()]
+    if name not in known:
+        return [_unknown(("optimizer", "name"), name, known)]
     try:
         optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
     except (AssertionError, ImportError) as error:  # fused and 8-bit ones need CUDA or another package
@@ -85,10 +89,14 @@ def _check_optimizer(values: dict[str, Any]) -> list[Problem]:
         problems.append(Problem((*where, "lr"), "required key is missing (it belongs to optimizer.name)"))
     elif _is_number(lr) and lr <= 0:
         problems.append(Problem((*where, "lr"), f"expected a number greater than 0, got {lr!r}"))
-    return problems
+    weights = [{"params": [torch.nn.Parameter(torch.zeros(1))]}]
+    build = functools.partial(timm.optim.create_optimizer_v2, weights, opt=name)
+    return problems or _check_values(where, name, build, params, warning="ignore")
 
 
-def _check_transforms(extra: Any) -> list[Problem]:
+def _check_transforms(extra: Any, input_size: Any) -> list[Problem]:
+    size = input_size if isinstance(input_size, list) else [input_size, input_size]
+    height, width = size if len(size) == 2 and all(type(pixels) is int and pixels > 0 for pixels in size) else (64, 64)
     problems = []
     for index, item in enumerate(extra if isinstance(extra, list) else []):
         name, params = _get(item, "name"), _get(item, "params")
@@ -100,7 +108,9 @@ def _check_transforms(extra: Any) -> list[Problem]:
             problems.append(_unknown((*where, "name"), name, transform_names()))
             continue
         wrong = _check_arguments((*where, "params"), name, transform, params)
-        problems += wrong or _check_values((*where, "params"), name, transform, params or {})
+        # What albumentations does not like it ignores or changes, with a warning.
+        trial = functools.partial(try_transform, transform, height, width)
+        problems += wrong or _check_values((*where, "params"), name, trial, params or {}, warning="error")
     return problems
 
 
@@ -127,13 +137,15 @@ def _check_arguments(
     return problems
 
 
-def _check_values(path: Path, name: str, transform: type, params: dict[str, Any]) -> list[Problem]:
-    """Build a transform: only then does albumentations look at values. Its warnings count as errors."""
+def _check_values(
+    path: Path, name: str, build: Callable[..., Any], params: dict[str, Any], warning: Literal["error", "ignore"]
+) -> list[Problem]:
+    """Build it: only then are values looked at."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            transform(**params)
-    except Exception as error:  # whatever a transform raises on wrong values is the user's to read
+            warnings.simplefilter(warning)
+            build(**params)
+    except Exception as error:  # whatever is raised on wrong values is the user's to read
         reasons = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic" not in line]
         return [Problem(path, f"{name} refuses them: {'; '.join(reasons)}")]
     return []

@@ -76,6 +76,7 @@ def train_experiment(
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
     config = with_image_stats(config)
     table = read_table(config)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"label_separator": table.separator})})
     paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
 
     run = open_run(config, output, fresh=fresh, only_fold=only_fold)

@@ -31,6 +31,8 @@ class Cosine(Schedule):
     """Half a cosine from the initial rate to `min_lr` (Loshchilov and Hutter 2017, arXiv:1608.03983, no restarts)."""
 
     def __init__(self, min_lr: float = 0.0) -> None:
+        if min_lr < 0:
+            raise ValueError(f"min_lr is at least 0, got {min_lr}")
         self.min_lr = min_lr
 
     def rate(self, initial: float, step: int, total: int) -> float:
@@ -49,6 +51,8 @@ class OneCycle(Schedule):
     """
 
     def __init__(self, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> None:
+        if not 0 < pct_start < 1 or div_factor < 1 or final_div_factor < 1:
+            raise ValueError("pct_start lies between 0 and 1, div_factor and final_div_factor are at least 1")
         self.pct_start, self.div_factor, self.final_div_factor = pct_start, div_factor, final_div_factor
 
     def rate(self, initial: float, step: int, total: int) -> float:
@@ -72,6 +76,8 @@ class ReduceOnPlateau(Schedule):
     """
 
     def __init__(self, factor: float = 0.1, patience: int = 10, min_lr: float = 0.0, threshold: float = 1e-4) -> None:
+        if not 0 < factor < 1 or patience < 0 or min_lr < 0:
+            raise ValueError("factor lies between 0 and 1, patience and min_lr are at least 0")
         self.factor, self.patience, self.min_lr, self.threshold = factor, patience, min_lr, threshold
         self.best, self.bad_epochs, self.drops = -math.inf, 0, 0
 
