@@ -164,7 +164,7 @@ def run_kernel(chain: Chain, folder: Path, *names: str) -> subprocess.CompletedP
         shutil.copytree(chain.runs / name, inputs / "some" / "dataset" / name)
     # -S leaves out the site module and so the link to the project that an editable install makes.
     packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": packages, "HOME": str(folder)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": packages, "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-S", "-W", "error::DeprecationWarning", str(chain.kernel)]
     return subprocess.run(words, cwd=working, env=environment, capture_output=True, text=True, timeout=120)
 

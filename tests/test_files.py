@@ -121,7 +121,7 @@ def full_disk() -> OSError:
         (UserError("m", code=errors.EXIT_DEADLINE), 5, "error: m\n"),
         (full_disk(), 3, "error: a.npy could not be written: No space left on device\n"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 3, "error: a file could not be written: Quota exceeded\n"),
-        (MemoryError(), 3, "error: out of memory\n"),
+        (MemoryError(), 3, "error: out of memory\n  hint: a smaller batch_size or input_size needs less memory\n"),
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last finished epoch\n"),
         (SystemExit(2), 2, ""),
     ],

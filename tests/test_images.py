@@ -236,13 +236,14 @@ def columns(values, rows=4):
 
 
 def test_modes_show_what_they_promise():
-    image = columns([0, 10, 80, 120, 250, 252, 60, 70])  # 4 x 8
-    same(Geometry("squash", "black", 4, 4).center(image), columns([5, 100, 251, 65]))
-    same(Geometry("short_side", "black", 2, 2).center(image), columns([100, 251], 2))
-    same(Geometry("crop", "black", 2, 2).center(image), columns([120, 250], 2))
+    image = columns([0, 10, 80, 122, 250, 252, 60, 70])  # 4 x 8
+    same(Geometry("squash", "black", 4, 4).center(image), columns([5, 101, 251, 65]))
+    same(Geometry("squash", "black", 4, 2).center(image), columns([53, 158]))
+    same(Geometry("short_side", "black", 2, 2).center(image), columns([101, 251], 2))
+    same(Geometry("crop", "black", 2, 2).center(image), columns([122, 250], 2))
     same(
         Geometry("fit", "white", 3, 4).center(image),
-        np.concatenate([columns([5, 100, 251, 65], 2), columns([255] * 4, 1)]),
+        np.concatenate([columns([5, 101, 251, 65], 2), columns([255] * 4, 1)]),
     )
     for mode in ("squash", "fit", "short_side", "crop"):
         same(Geometry(mode, "black", 4, 8).center(image), image)

@@ -94,7 +94,7 @@ def test_every_unknown_view_and_transform_is_named_with_its_place() -> None:
         ("scheduler", "constant", {"min_lr": 1}, {"min_lr": "constant takes no arguments"}),
         ("scheduler", "cosine", {"min_lr": float("inf")}, {"min_lr": "expected a number, got inf"}),
         ("scheduler", "reduce_lr_on_plateau", {"patience": 2.5}, {"patience": "expected a whole number, got 2.5"}),
-        ("scheduler", "reduce_lr_on_plateau", {"patience": 2, "factor": 1, "min_lr": 0}, {}),
+        ("scheduler", "reduce_lr_on_plateau", {"patience": 2, "factor": 0.5, "min_lr": 0}, {}),
         ("optimizer", "adamw", {}, {"lr": "required key is missing (it belongs to optimizer.name)"}),
         ("optimizer", "adamw", {"lrr": 1}, {
             "lrr": "adamw takes no 'lrr'; did you mean 'lr'?",

@@ -101,7 +101,9 @@ def test_all_head_or_prefixes_train(model):
     assert trainable_names(model) == expected | {"bn2.weight", "bn2.bias", "classifier.bias"}
 
 
-@pytest.mark.parametrize(("prefix", "near"), [("clasifier", "'classifier'"), ("block.1", "'blocks.1'")])
+@pytest.mark.parametrize(
+    ("prefix", "near"), [("clasifier", "'classifier'"), ("block.1", "'blocks.1'"), ("bn", "'bn2'")]
+)
 def test_a_prefix_of_nothing_is_an_error(model, prefix, near):
     with pytest.raises(UserError, match=f"train.trainable: '{prefix}' names no module.*\n.*did you mean .*{near}") as e:
         set_trainable(model, ["conv_head", prefix])

@@ -152,7 +152,7 @@ def test_early_stopping_ends_a_run_that_does_not_improve(small, tmp_path, capsys
 def test_accumulated_batches_are_one_step_of_their_mean(small, tmp_path):
     """Two batches of 8 give the update of one batch of 16, on a network without batch norm, by plain SGD."""
     sets = ["model.arch=test_vit", "train.num_epochs=1", "train.max_steps_per_epoch=1", "augmentations.crop_jitter=0"]
-    sets += ["optimizer.name=sgd", "optimizer.params={lr: 0.1, momentum: 0.0}", "scheduler.name=constant"]
+    sets += ["optimizer.name=momentum", "optimizer.params={lr: 0.1, momentum: 0.0}", "scheduler.name=constant"]
     one = tensors(fold0(small, tmp_path / "one", *sets, "train.batch_size=16"))
     two = tensors(fold0(small, tmp_path / "two", *sets, "train.batch_size=8", "train.accum_batches=2"))
     half = tensors(fold0(small, tmp_path / "half", *sets, "train.batch_size=8"))

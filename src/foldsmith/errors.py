@@ -71,7 +71,8 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         # torch's own classes can't be named here: importing torch takes seconds
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
-        print(f"error: out of memory {error}\n  hint: a smaller batch_size or input_size", file=sys.stderr)
+        what = str(error) or "out of memory"
+        print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)

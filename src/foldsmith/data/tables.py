@@ -41,7 +41,7 @@ class Table:
     starts: NDArray[np.int64]
     indices: NDArray[np.int32]
     classes: Classes
-    separator: str  # between labels
+    separator: str = " "  # between labels
 
     def __len__(self) -> int:
         return len(self.ids)
