@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-# One thread: the networks of these tests are too small for more, and threads of several processes get in each other's way.
+# The networks of these tests are too small for more threads, and threads of several processes get in each other's way.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest

@@ -185,6 +185,12 @@ class Config(Section):
         self._name = name
         return self
 
+    @model_validator(mode="after")
+    def _square_when_turned(self) -> "Config":
+        if self.augmentations.rotate90 and self.model.input_size[0] != self.model.input_size[1]:
+            raise ValueError("augmentations.rotate90 needs a square model.input_size")
+        return self
+
     def data_path(self, key: str) -> Path:
         """Path of a file or folder of the data section: the one named, else its usual place under data.root."""
         usual = {

@@ -5,19 +5,16 @@ share one pair of generators that is re-seeded for every image. (Compose.set_ran
 own copy of one stream, so that all transforms of equal p fire together.)
 """
 
-import os
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from foldsmith.config.schema import Augmentations, Erase
-from foldsmith.data.images import BORDERS, Geometry, Image  # before albumentations: it sets OpenCV's pixel limit
-from foldsmith.errors import UserError
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer release
-
 import albumentations as A
 import numpy as np
+
+from foldsmith.config.schema import Augmentations, Erase
+from foldsmith.data.images import BORDERS, Geometry, Image
+from foldsmith.errors import UserError
 
 # shift and scale as shares of the image, rotation in degrees, probability
 AFFINE = {"soft": (0.075, 0.15, 10, 0.75), "medium": (0.0625, 0.2, 45, 0.2), "hard": (0.0625, 0.5, 45, 0.75)}

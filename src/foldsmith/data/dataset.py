@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -98,6 +99,4 @@ def _collate(samples: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | Use
 
 
 def _init_worker(worker: int) -> None:
-    import cv2  # not at the top: images.py must set OpenCV's pixel limit first
-
     cv2.setNumThreads(0)  # processes are the parallelism here

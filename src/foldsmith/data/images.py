@@ -8,16 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# OpenCV reads this when it is imported. Larger images are refused by header before anything is decoded.
-MAX_PIXELS = 100_000_000
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from foldsmith.config import Config  # noqa: E402
-from foldsmith.errors import UserError  # noqa: E402
+from foldsmith.config import Config
+from foldsmith.errors import UserError
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
 

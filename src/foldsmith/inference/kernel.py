@@ -7,7 +7,7 @@ from pathlib import Path
 def main(ensemble_text: str, name: str) -> None:
     """Run the ensemble whose YAML is given; writes submission.csv into the working folder."""
     # Kernels have no network: say so to every library before it is imported, else it waits for time-outs.
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"})
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from foldsmith.ensemble.file import parse_ensemble
     from foldsmith.inference.ensemble import run_ensemble
     from foldsmith.inference.find import INPUT_ROOTS

@@ -1,9 +1,6 @@
 """Models by timm name, their image statistics, and which of their parameters train."""
 
-import os
 from typing import Any
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import timm
 import torch

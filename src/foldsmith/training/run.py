@@ -179,10 +179,24 @@ def _build(job: FoldJob, amp: str | None) -> Training:
         load_pretrained(Path(config.model.pretrained), model)
     set_trainable(model, config.train.trainable)
     model.to(job.device)
+    _try_forward(model, height, width, job.device)
     optimizer = build_optimizer(model, config.optimizer.name, config.optimizer.params, config.optimizer.head_lr)
     schedule = SCHEDULES[config.scheduler.name](**config.scheduler.params)
     scaler = torch.amp.GradScaler(job.device.type, enabled=amp == "fp16")
     return Training(model, optimizer, schedule, scaler, Progress())
+
+
+def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.device) -> None:
+    """Some networks take only sizes that they can divide: say so before the first epoch."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, height, width, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if "out of memory" in str(error):
+            raise
+        raise UserError(
+            f"the network does not take {height} x {width} images: {error}", key="model.input_size"
+        ) from None
 
 
 def _resume(job: FoldJob, training: Training) -> None:
