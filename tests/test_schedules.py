@@ -7,10 +7,27 @@ import pytest
 import timm
 import torch
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 from foldsmith.training.optimizers import build_optimizer
-from foldsmith.training.schedules import SCHEDULES, Cosine, OneCycle, ReduceOnPlateau, Schedule, set_rates
+from foldsmith.training.schedules import (
+    SCHEDULES,
+    Cosine,
+    CosineRestarts,
+    Cyclic,
+    MultiStep,
+    OneCycle,
+    ReduceOnPlateau,
+    Schedule,
+    set_rates,
+)
 
 RATES = (0.1, 0.004)
 
@@ -36,7 +53,7 @@ def torch_rates(scheduler, optimizer, steps):
 
 
 def our_rates(schedule, total):
-    return np.array([[schedule.rate(initial, step, total) for initial in RATES] for step in range(total)])
+    return np.array([[schedule.rate(initial, step, total, 1) for initial in RATES] for step in range(total)])
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 100])
@@ -49,7 +66,7 @@ def test_cosine_is_torchs(total, min_lr):
 
 def test_cosine_goes_from_the_initial_rate_to_min_lr():
     schedule = Cosine(0.02)
-    rates = [schedule.rate(0.1, step, 4) for step in range(5)]
+    rates = [schedule.rate(0.1, step, 4, 1) for step in range(5)]
     expected = [0.1, 0.06 + 0.04 / math.sqrt(2), 0.06, 0.06 - 0.04 / math.sqrt(2), 0.02]
     assert rates == pytest.approx(expected, rel=1e-12)
 
@@ -63,8 +80,46 @@ def test_one_cycle_is_torchs(total, options):
     np.testing.assert_allclose(our_rates(OneCycle(**options), total), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "triangular", "step_size_up": 4},
+        {"mode": "triangular2", "step_size_up": 3, "step_size_down": 5},
+        {"mode": "exp_range", "step_size_up": 4, "gamma": 0.9},
+    ],
+)
+def test_cyclic_is_torchs(options):
+    optimizer = sgd()
+    scheduler = CyclicLR(optimizer, base_lr=[1e-4, 1e-4], max_lr=list(RATES), cycle_momentum=False, **options)
+    expected = torch_rates(scheduler, optimizer, 40)
+    found = our_rates(Cyclic(base_lr=1e-4, **options), 40)
+    assert found[0].tolist() == [1e-4, 1e-4]
+    np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-9)  # torch begins at the optimizer's own initial_lr
+
+
+def test_multi_step_is_torchs_by_epochs():
+    optimizer = sgd()
+    expected = torch_rates(MultiStepLR(optimizer, [2, 5, 6], gamma=0.3), optimizer, 9)
+    schedule = MultiStep([2, 5, 6], gamma=0.3)
+    found = [[schedule.rate(initial, epoch * 7 + 6, 63, 7) for initial in RATES] for epoch in range(9)]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_cosine_restarts_are_torchs_where_periods_stay_equal():
+    optimizer = sgd()
+    expected = torch_rates(CosineAnnealingWarmRestarts(optimizer, T_0=5, eta_min=1e-3), optimizer, 17)
+    np.testing.assert_allclose(our_rates(CosineRestarts(period=5, min_lr=1e-3), 17), expected, rtol=1e-9)
+
+
+def test_cosine_restarts_grow_up_to_the_longest_period():
+    schedule = CosineRestarts(period=1, period_inc=1, max_period=3)
+    rates = [schedule.rate(0.1, step, 100, 2) for step in range(2 * (1 + 2 + 3 + 3) + 1)]
+    assert [step for step, rate in enumerate(rates) if rate == pytest.approx(0.1)] == [0, 2, 6, 12, 18]
+    assert rates[1] == pytest.approx(0.05) and rates[4] == pytest.approx(0.05) and rates[9] == pytest.approx(0.05)
+
+
 def test_one_cycle_may_begin_at_its_peak():
-    rates = [OneCycle(pct_start=0.25, final_div_factor=100.0).rate(0.1, step, 4) for step in range(4)]
+    rates = [OneCycle(pct_start=0.25, final_div_factor=100.0).rate(0.1, step, 4, 1) for step in range(4)]
     end = 0.1 / 25 / 100
     middle = [end + (0.1 - end) * (1 + math.cos(math.pi * share)) / 2 for share in (1 / 3, 2 / 3)]
     assert rates == pytest.approx([0.1, *middle, end], rel=1e-12)
@@ -92,7 +147,7 @@ def test_reduce_on_plateau_is_torchs(seed, options):
     for score in scores(seed):
         scheduler.step(score)
         schedule.end_epoch(score)
-        assert [schedule.rate(initial, 0, 1) for initial in RATES] == pytest.approx(rates_of(optimizer), rel=1e-9)
+        assert [schedule.rate(initial, 0, 1, 1) for initial in RATES] == pytest.approx(rates_of(optimizer), rel=1e-9)
     assert schedule.drops > 1
 
 
@@ -102,21 +157,22 @@ def test_a_restored_plateau_goes_on_identically():
     for score in scores(7):
         states.append(straight.state())
         straight.end_epoch(score)
-        history.append(straight.rate(0.1, 0, 1))
+        history.append(straight.rate(0.1, 0, 1, 1))
     for start in (0, 1, 25, 40):
         resumed = ReduceOnPlateau(factor=0.5, patience=1)
         resumed.restore(states[start])
         rest = []
         for score in scores(7)[start:]:
             resumed.end_epoch(score)
-            rest.append(resumed.rate(0.1, 0, 1))
+            rest.append(resumed.rate(0.1, 0, 1, 1))
         assert rest == history[start:]
     assert len(set(history)) > 5
 
 
 def test_other_schedules_have_no_memory():
-    for name in ("constant", "cosine", "one_cycle"):
-        schedule = SCHEDULES[name]()
+    needs = {"cosine_restarts": {"period": 2}, "cyclic": {"base_lr": 0.0}, "multi_step": {"milestones": [2]}}
+    for name in set(SCHEDULES) - {"reduce_lr_on_plateau"}:
+        schedule = SCHEDULES[name](**needs.get(name, {}))
         before = our_rates(schedule, 10).tolist()
         schedule.end_epoch(0.1)
         assert schedule.state() == {}
@@ -128,7 +184,7 @@ def test_set_rates_gives_every_group_its_own():
     optimizer = sgd()
     seen = []
     for step in range(4):
-        set_rates(optimizer, Cosine(), step, total=4, warmup_steps=0)
+        set_rates(optimizer, Cosine(), step, total=4, per_epoch=1, warmup_steps=0)
         seen.append(rates_of(optimizer))
     shares = [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
     np.testing.assert_allclose(seen, [[lr * share for lr in RATES] for share in shares], rtol=1e-12)
@@ -137,9 +193,9 @@ def test_set_rates_gives_every_group_its_own():
 def test_warmup_rises_linearly_to_the_schedule():
     optimizer = sgd()
     for step, share in [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (4, 1.0), (9, 1.0)]:
-        set_rates(optimizer, Schedule(), step, total=10, warmup_steps=4)
+        set_rates(optimizer, Schedule(), step, total=10, per_epoch=1, warmup_steps=4)
         assert rates_of(optimizer) == pytest.approx([lr * share for lr in RATES], rel=1e-12)
-    set_rates(optimizer, Cosine(), 1, total=10, warmup_steps=4)
+    set_rates(optimizer, Cosine(), 1, total=10, per_epoch=1, warmup_steps=4)
     expected = [0.5 * lr * (1 + math.cos(math.pi / 10)) / 2 for lr in RATES]
     assert rates_of(optimizer) == pytest.approx(expected, rel=1e-12)
 

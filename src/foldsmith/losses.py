@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor, nn
 
 
@@ -60,10 +61,92 @@ class ForgivingLoss(nn.Module):
         return bce + self.weight * F.binary_cross_entropy_with_logits(logits * targets, targets)
 
 
+class FBetaLoss(nn.Module):
+    """1 - soft F-beta: probabilities take the place of predictions; an image's score is averaged over images.
+
+    An image without labels scores 0 whatever is predicted, as in metrics.py, and so has no gradient.
+
+    Args:
+        beta: above 0; above 1 a missed label costs more than a wrong one.
+    """
+
+    def __init__(self, beta: float = 2.0) -> None:
+        super().__init__()
+        if beta <= 0:
+            raise ValueError(f"beta is above 0, got {beta}")
+        self.beta = beta
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        p, weight = logits.sigmoid(), self.beta**2
+        hits = (p * targets).sum(dim=1)
+        scores = (1 + weight) * hits / (weight * targets.sum(dim=1) + p.sum(dim=1)).clamp_min(1e-7)
+        return 1 - scores.mean()
+
+
+class BCEFocalLoss(nn.Module):
+    """bce + weight * focal(gamma, alpha)."""
+
+    def __init__(self, weight: float = 1.0, gamma: float = 2.0, alpha: float | None = None) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight is at least 0, got {weight}")
+        self.weight = weight
+        self.bce, self.focal = BCELoss(), FocalLoss(gamma, alpha)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.bce(logits, targets) + self.weight * self.focal(logits, targets)
+
+
+class BCEF2Loss(nn.Module):
+    """bce + weight * (1 - soft F-beta)."""
+
+    def __init__(self, weight: float = 1.0, beta: float = 2.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight is at least 0, got {weight}")
+        self.weight = weight
+        self.bce, self.fbeta = BCELoss(), FBetaLoss(beta)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.bce(logits, targets) + self.weight * self.fbeta(logits, targets)
+
+
+class AsymmetricLoss(nn.Module):
+    """timm's asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119), as a mean over images and classes.
+
+    timm's default sums over classes; the mean lets learning rates carry over from the other losses.
+
+    Args:
+        gamma_neg, gamma_pos: at least 0; focusing of negative and of positive entries.
+        clip: in [0, 1): probability by which negative entries are shifted down.
+    """
+
+    def __init__(self, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float = 0.05) -> None:
+        super().__init__()
+        if gamma_neg < 0 or gamma_pos < 0 or not 0 <= clip < 1:
+            raise ValueError(f"gammas are at least 0 and clip in 0..1, got {gamma_neg}, {gamma_pos}, {clip}")
+        self.loss = AsymmetricLossMultiLabel(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip, reduction="mean")
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(logits, targets)
+
+
+class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
+    """torch's own; the mean over classes of binary cross-entropy, then over images: the values of bce."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 LOSSES: dict[str, type[nn.Module]] = {
     "bce": BCELoss,
     "focal": FocalLoss,
     "forgiving": ForgivingLoss,
+    "f2": FBetaLoss,
+    "bce_focal": BCEFocalLoss,
+    "bce_f2": BCEF2Loss,
+    "mlsm": MultiLabelSoftMarginLoss,
+    "asymmetric": AsymmetricLoss,
 }
 
 

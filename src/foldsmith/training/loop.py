@@ -28,6 +28,7 @@ class EpochPlan:
     pipeline: Pipeline
     accum_batches: int
     warmup_steps: int
+    steps_per_epoch: int
     total_steps: int
 
 
@@ -71,7 +72,14 @@ def _backward(training: Training, plan: EpochPlan, images: Tensor, targets: np.n
 def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
     progress = training.progress
     if finite:
-        set_rates(training.optimizer, training.schedule, progress.step, plan.total_steps, plan.warmup_steps)
+        set_rates(
+            training.optimizer,
+            training.schedule,
+            progress.step,
+            plan.total_steps,
+            plan.steps_per_epoch,
+            plan.warmup_steps,
+        )
         training.scaler.step(training.optimizer)
         training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)

@@ -107,12 +107,14 @@ def train_fold(job: FoldJob) -> None:
     torch.manual_seed(train.seed)
     pipeline = pipeline_of(config, device)
     training = _build(job, pipeline.amp)
+    steps = -(-len(order) // train.accum_batches)
     plan = EpochPlan(
         criterion=build_loss(config.loss.name, config.loss.params).to(device),
         pipeline=pipeline,
         accum_batches=train.accum_batches,
         warmup_steps=train.warmup.steps if train.warmup else 0,
-        total_steps=train.num_epochs * -(-len(order) // train.accum_batches),
+        steps_per_epoch=steps,
+        total_steps=train.num_epochs * steps,
     )
 
     # Resume after the last finished epoch.

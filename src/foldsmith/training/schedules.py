@@ -12,8 +12,11 @@ import torch
 class Schedule:
     """A constant rate; the base of all others."""
 
-    def rate(self, initial: float, step: int, total: int) -> float:
-        """The rate of a group whose own rate is `initial`, at optimizer step `step` of `total` (counted from 0)."""
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
+        """The rate of a group whose own rate is `initial`, at optimizer step `step` of `total` (counted from 0).
+
+        `per_epoch` is the number of steps of an epoch.
+        """
         return initial
 
     def end_epoch(self, score: float) -> None:
@@ -35,7 +38,7 @@ class Cosine(Schedule):
             raise ValueError(f"min_lr is at least 0, got {min_lr}")
         self.min_lr = min_lr
 
-    def rate(self, initial: float, step: int, total: int) -> float:
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
         return self.min_lr + (initial - self.min_lr) * (1 + math.cos(math.pi * step / total)) / 2
 
 
@@ -55,12 +58,89 @@ class OneCycle(Schedule):
             raise ValueError("pct_start lies between 0 and 1, div_factor and final_div_factor are at least 1")
         self.pct_start, self.div_factor, self.final_div_factor = pct_start, div_factor, final_div_factor
 
-    def rate(self, initial: float, step: int, total: int) -> float:
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
         first = initial / self.div_factor
         peak, end = self.pct_start * total - 1, total - 1
         if step <= peak:
             return _cosine(first, initial, step / peak if peak else 1.0)
         return _cosine(initial, first / self.final_div_factor, (step - peak) / (end - peak) if end > peak else 1.0)
+
+
+class MultiStep(Schedule):
+    """Multiply the rate by `gamma` at each milestone.
+
+    Args:
+        milestones: epochs, counted from 1, after which the rate falls.
+        gamma: in (0, 1).
+    """
+
+    def __init__(self, milestones: list[int], gamma: float = 0.1) -> None:
+        if not 0 < gamma < 1 or not all(type(epoch) is int and epoch > 0 for epoch in milestones):
+            raise ValueError("gamma lies between 0 and 1, milestones are whole epochs above 0")
+        self.milestones, self.gamma = milestones, gamma
+
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
+        return initial * self.gamma ** sum(step // per_epoch >= milestone for milestone in self.milestones)
+
+
+class Cyclic(Schedule):
+    """Up and down between `base_lr` and the initial rate in straight lines (Smith 2017, arXiv:1506.01186).
+
+    Step by step the rates of torch.optim.lr_scheduler.CyclicLR, its max_lr being the group's own rate.
+
+    Args:
+        base_lr: the lowest rate.
+        step_size_up: steps of a rise.
+        step_size_down: steps of a fall; None: as many.
+        mode: triangular (every peak the same), triangular2 (each half as high) or exp_range (times gamma^step).
+        gamma: of exp_range.
+    """
+
+    def __init__(
+        self,
+        base_lr: float,
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+    ) -> None:
+        if mode not in ("triangular", "triangular2", "exp_range"):
+            raise ValueError(f"mode is triangular, triangular2 or exp_range, got {mode!r}")
+        if base_lr < 0 or step_size_up < 1 or (step_size_down or 1) < 1 or not 0 < gamma <= 1:
+            raise ValueError("base_lr is at least 0, step sizes at least 1, gamma in 0..1")
+        self.base_lr, self.up, self.down = base_lr, step_size_up, step_size_down or step_size_up
+        self.mode, self.gamma = mode, gamma
+
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
+        cycle, inside = divmod(step, self.up + self.down)
+        height = inside / self.up if inside <= self.up else 1 - (inside - self.up) / self.down
+        scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma**step}[self.mode]
+        return self.base_lr + (initial - self.base_lr) * height * scale
+
+
+class CosineRestarts(Schedule):
+    """Half a cosine from the initial rate to `min_lr`, again and again (Loshchilov and Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        period: epochs of the first one.
+        period_inc: epochs by which each is longer than the one before.
+        max_period: epochs that none exceeds; None: no limit.
+        min_lr: the rate at the end of each.
+    """
+
+    def __init__(
+        self, period: float, period_inc: float = 0.0, max_period: float | None = None, min_lr: float = 0.0
+    ) -> None:
+        if period <= 0 or period_inc < 0 or min_lr < 0 or (max_period is not None and max_period < period):
+            raise ValueError("period is above 0, period_inc and min_lr at least 0, max_period at least period")
+        self.period, self.period_inc, self.max_period, self.min_lr = period, period_inc, max_period, min_lr
+
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
+        epoch, period = step / per_epoch, self.period
+        while epoch >= period:
+            epoch -= period
+            period = min(period + self.period_inc, self.max_period or math.inf)
+        return _cosine(initial, self.min_lr, epoch / period)
 
 
 class ReduceOnPlateau(Schedule):
@@ -81,7 +161,7 @@ class ReduceOnPlateau(Schedule):
         self.factor, self.patience, self.min_lr, self.threshold = factor, patience, min_lr, threshold
         self.best, self.bad_epochs, self.drops = -math.inf, 0, 0
 
-    def rate(self, initial: float, step: int, total: int) -> float:
+    def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
         return max(initial * self.factor**self.drops, min(self.min_lr, initial))
 
     def end_epoch(self, score: float) -> None:
@@ -99,11 +179,13 @@ class ReduceOnPlateau(Schedule):
         self.best, self.bad_epochs, self.drops = state["best"], state["bad_epochs"], state["drops"]
 
 
-def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int, warmup_steps: int) -> None:
+def set_rates(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int, per_epoch: int, warmup_steps: int
+) -> None:
     """Give every group its rate for the optimizer step that follows."""
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = warm * schedule.rate(group["initial_lr"], step, total)
+        group["lr"] = warm * schedule.rate(group["initial_lr"], step, total, per_epoch)
 
 
 def _cosine(start: float, end: float, share: float) -> float:
@@ -113,6 +195,9 @@ def _cosine(start: float, end: float, share: float) -> float:
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Schedule,
     "cosine": Cosine,
+    "cosine_restarts": CosineRestarts,
+    "cyclic": Cyclic,
+    "multi_step": MultiStep,
     "one_cycle": OneCycle,
     "reduce_lr_on_plateau": ReduceOnPlateau,
 }
