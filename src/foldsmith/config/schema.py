@@ -99,6 +99,10 @@ class Warmup(Section):
     steps: PositiveInt = Field(description="optimizer steps in which the rate rises linearly from 0 to the schedule's")
 
 
+class Mix(Section):
+    alpha: PositiveFloat = Field(description="of Beta(alpha, alpha), from which the share of the first image is drawn")
+
+
 class EarlyStopping(Section):
     patience: PositiveInt = Field(description="epochs without a better score after which training ends")
 
@@ -116,6 +120,10 @@ class Train(Section):
     amp: Literal["off", "bf16", "fp16"] | None = Field(None, description="default: fp16 on CUDA, off on CPU")
     warmup: Warmup | None = None
     early_stopping: EarlyStopping | None = None
+    mixup: Mix | None = Field(None, description="mix whole images and their labels")
+    cutmix: Mix | None = Field(None, description="mix a box of another image in, labels by area")
+    mix_prob: Probability = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is named")
+    clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="data loading processes")
 
 

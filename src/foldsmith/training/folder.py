@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foldsmith.config import Config, dump_yaml, read_yaml
+from foldsmith.config.validate import schema_problems
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 
@@ -86,8 +87,12 @@ def open_run(config: Config, output: Path, *, fresh: bool = False, only_fold: in
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines "key: old -> new" for every key whose value differs and matters to the weights."""
-    flat_old, flat_new = _flat(old), _flat(new)
+    """Lines "key: old -> new" for every key whose value differs and matters to the weights.
+
+    A key that an older version did not know counts as its default.
+    """
+    known, _ = schema_problems(old, Config)
+    flat_old, flat_new = _flat(known.model_dump(mode="json") if known else old), _flat(new)
     return [
         f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
         for key in sorted({*flat_old, *flat_new})

@@ -15,6 +15,7 @@ from foldsmith.errors import UserError
 from foldsmith.inference.predict import Pipeline, autocast, to_input
 from foldsmith.models.build import train_mode
 from foldsmith.training.checkpoints import Training
+from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
 
 MAX_BAD_STEPS = 3  # steps in a row whose loss may be NaN or infinite
@@ -30,6 +31,9 @@ class EpochPlan:
     warmup_steps: int
     steps_per_epoch: int
     total_steps: int
+    clip_grad_norm: float | None
+    mixing: Mixing | None
+    seed: int
 
 
 def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: Table, description: str) -> float:
@@ -47,7 +51,7 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
             images, rows = item
             group_start = batch - batch % plan.accum_batches
             group = min(plan.accum_batches, len(loader) - group_start)
-            loss = _backward(training, plan, images, table.targets(rows), group)
+            loss = _backward(training, plan, batch, images, table.targets(rows), group)
             losses.append(loss)
             bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
             if bad_steps >= MAX_BAD_STEPS:
@@ -55,13 +59,20 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
             if batch - group_start + 1 == group:
                 _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
             bar.set_postfix(loss=f"{loss:.4f}")
-    return float(np.mean([loss for loss in losses if math.isfinite(loss)]))
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        raise _not_finite(training, losses[-1], [table.ids[row] for row in rows])
+    return float(np.mean(finite))
 
 
-def _backward(training: Training, plan: EpochPlan, images: Tensor, targets: np.ndarray, group: int) -> float:
+def _backward(
+    training: Training, plan: EpochPlan, batch: int, images: Tensor, targets: np.ndarray, group: int
+) -> float:
     pipeline = plan.pipeline
     x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
+    if plan.mixing is not None:
+        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, batch]))
     with autocast(pipeline.device, pipeline.amp):
         logits = training.model(x)
     loss = plan.criterion(logits.float(), y)
@@ -80,6 +91,9 @@ def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
             plan.steps_per_epoch,
             plan.warmup_steps,
         )
+        if plan.clip_grad_norm is not None:
+            training.scaler.unscale_(training.optimizer)
+            torch.nn.utils.clip_grad_norm_(training.model.parameters(), plan.clip_grad_norm)
         training.scaler.step(training.optimizer)
         training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
@@ -89,7 +103,7 @@ def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
 def _not_finite(training: Training, loss: float, ids: Sequence[str]) -> UserError:
     rates = sorted({group["lr"] for group in training.optimizer.param_groups})
     return UserError(
-        f"the loss was not finite in {MAX_BAD_STEPS} steps in a row (now {loss}) at step {training.progress.step}, "
+        f"the loss was not finite again and again (now {loss}) at step {training.progress.step}, "
         f"learning rates {', '.join(f'{rate:.3g}' for rate in rates)}, images {', '.join(ids[:5])} ...",
         hint="a smaller optimizer.params.lr, a warmup, or train.amp: off; the last good weights are kept",
     )

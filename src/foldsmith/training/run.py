@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from foldsmith.config import Config
+from foldsmith.config.schema import Train
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
 from foldsmith.data.folds import Folds, load_folds
@@ -33,6 +34,7 @@ from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, 
 from foldsmith.training.curves import draw_curves
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.loop import EpochPlan, train_epoch
+from foldsmith.training.mixing import Mixing
 from foldsmith.training.optimizers import build_optimizer
 from foldsmith.training.schedules import SCHEDULES
 
@@ -115,6 +117,9 @@ def train_fold(job: FoldJob) -> None:
         warmup_steps=train.warmup.steps if train.warmup else 0,
         steps_per_epoch=steps,
         total_steps=train.num_epochs * steps,
+        clip_grad_norm=train.clip_grad_norm,
+        mixing=_mixing(train),
+        seed=train.seed,
     )
 
     # Resume after the last finished epoch.
@@ -144,6 +149,11 @@ def train_fold(job: FoldJob) -> None:
     job.say(
         f"best epoch {training.progress.best_epoch}, F2 {training.progress.best_score:.4f}: {job.run.weights(job.fold)}"
     )
+
+
+def _mixing(train: Train) -> Mixing | None:
+    mixup, cutmix = (mix.alpha if mix else None for mix in (train.mixup, train.cutmix))
+    return Mixing(mixup, cutmix, train.mix_prob) if mixup or cutmix else None
 
 
 def _is_finished(job: FoldJob) -> bool:
