@@ -53,7 +53,7 @@ def test_an_unknown_arch_shows_the_nearest_timm_names() -> None:
 @pytest.mark.parametrize(
     ("section", "name", "hint"),
     [
-        ("loss", "focl", "did you mean 'focal'?"),
+        ("loss", "focl", "did you mean 'focal' or 'bce_focal'?"),
         ("loss", "zzz", "valid: " + ", ".join(LOSSES)),
         ("scheduler", "cosin", "did you mean 'cosine'?"),
         ("scheduler", "zzz", "valid: " + ", ".join(SCHEDULES)),
@@ -207,7 +207,7 @@ test:
     assert str(caught.value).splitlines() == [
         "a.yml: 6 problems",
         "  a.yml:3: train.sed: unknown key; did you mean 'seed'?",
-        "  a.yml:5: loss.name: unknown name 'focl'; did you mean 'focal'?",
+        "  a.yml:5: loss.name: unknown name 'focl'; did you mean 'focal' or 'bce_focal'?",
         "  --set scheduler.name: scheduler.name: unknown name 'cosin'; did you mean 'cosine'?",
         "  --set optimizer.params.lr: optimizer.params.lr: expected a number greater than 0, got -1",
         "  a.yml:11: augmentations.extra[0].params.q: Blur takes no 'q'; valid: blur_limit, p",

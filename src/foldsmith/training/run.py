@@ -5,8 +5,6 @@ train_fold         data, model, optimizer, resume, epochs, the final weights
 _finish_epoch      validate, keep the best, write what the next epoch needs
 """
 
-import csv
-import io
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,26 +15,22 @@ import torch
 from tqdm import tqdm
 
 from foldsmith.config import Config
-from foldsmith.config.schema import Train
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
 from foldsmith.data.folds import Folds, load_folds
 from foldsmith.data.images import find_images, geometry_of
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
-from foldsmith.files import code_sha256, sha256_json, write_text
+from foldsmith.files import code_sha256, sha256_json
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.losses import build_loss
 from foldsmith.metrics import best_fbeta, log_loss
-from foldsmith.models.build import build_model, set_trainable, with_image_stats
-from foldsmith.models.weights import load_pretrained, read_header, save_weights
-from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore, save_checkpoint
-from foldsmith.training.curves import draw_curves
+from foldsmith.models.build import with_image_stats
+from foldsmith.models.weights import read_header, save_weights
+from foldsmith.training.checkpoints import Training, load_checkpoint, restore, save_checkpoint
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.loop import EpochPlan, train_epoch
-from foldsmith.training.mixing import Mixing
-from foldsmith.training.optimizers import build_optimizer
-from foldsmith.training.schedules import SCHEDULES
+from foldsmith.training.records import append_timing, draw_curves, write_metrics
+from foldsmith.training.setup import build_plan, build_training
 
 
 @dataclass(frozen=True)
@@ -108,19 +102,8 @@ def train_fold(job: FoldJob) -> None:
     # Model, loss, optimizer, schedule.
     torch.manual_seed(train.seed)
     pipeline = pipeline_of(config, device)
-    training = _build(job, pipeline.amp)
-    steps = -(-len(order) // train.accum_batches)
-    plan = EpochPlan(
-        criterion=build_loss(config.loss.name, config.loss.params).to(device),
-        pipeline=pipeline,
-        accum_batches=train.accum_batches,
-        warmup_steps=train.warmup.steps if train.warmup else 0,
-        steps_per_epoch=steps,
-        total_steps=train.num_epochs * steps,
-        clip_grad_norm=train.clip_grad_norm,
-        mixing=_mixing(train),
-        seed=train.seed,
-    )
+    training = build_training(config, len(job.table.classes.tokens), device, pipeline.amp)
+    plan = build_plan(config, pipeline, len(order))
 
     # Resume after the last finished epoch.
     if (job.run.fold(job.fold) / "last.ckpt").is_file():
@@ -151,11 +134,6 @@ def train_fold(job: FoldJob) -> None:
     )
 
 
-def _mixing(train: Train) -> Mixing | None:
-    mixup, cutmix = (mix.alpha if mix else None for mix in (train.mixup, train.cutmix))
-    return Mixing(mixup, cutmix, train.mix_prob) if mixup or cutmix else None
-
-
 def _is_finished(job: FoldJob) -> bool:
     path = job.run.weights(job.fold)
     if not path.is_file():
@@ -174,41 +152,6 @@ def _check_identity(job: FoldJob, found: dict[str, Any], path: Path) -> None:
                 file=path,
                 hint="--fresh starts over; --output keeps both",
             )
-
-
-def _build(job: FoldJob, amp: str | None) -> Training:
-    config = job.config
-    height, width = config.model.input_size
-    model = build_model(
-        config.model.arch,
-        num_classes=len(job.table.classes.tokens),
-        input_size=(height, width),
-        dropout=config.model.dropout,
-        pooling=config.model.pooling,
-        download=config.model.pretrained is True,
-    )
-    if isinstance(config.model.pretrained, str):
-        load_pretrained(Path(config.model.pretrained), model)
-    set_trainable(model, config.train.trainable)
-    model.to(job.device)
-    _try_forward(model, height, width, job.device)
-    optimizer = build_optimizer(model, config.optimizer.name, config.optimizer.params, config.optimizer.head_lr)
-    schedule = SCHEDULES[config.scheduler.name](**config.scheduler.params)
-    scaler = torch.amp.GradScaler(job.device.type, enabled=amp == "fp16")
-    return Training(model, optimizer, schedule, scaler, Progress())
-
-
-def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.device) -> None:
-    """Some networks take only sizes that they can divide: say so before the first epoch."""
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, height, width, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        if "out of memory" in str(error):
-            raise
-        raise UserError(
-            f"the network does not take {height} x {width} images: {error}", key="model.input_size"
-        ) from None
 
 
 def _resume(job: FoldJob, training: Training) -> None:
@@ -251,10 +194,10 @@ def _finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float
     training.schedule.end_epoch(best.score)
 
     folder = job.run.fold(job.fold)
-    _write_metrics(folder / "metrics.csv", progress.metrics)
+    write_metrics(folder / "metrics.csv", progress.metrics)
     save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
     seconds = (trained - started, time.monotonic() - trained)
-    _append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
+    append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
     job.say(
         f"epoch {progress.epoch}/{config.train.num_epochs}  loss {loss:.4f}  F2 {best.score:.4f} "
         f"(threshold {best.threshold:.3f})  {images / seconds[0]:.0f} images/s, {sum(seconds):.0f} s"
@@ -277,22 +220,6 @@ def _header(job: FoldJob, training: Training) -> dict[str, Any]:
         "score": row["f2"],
         "threshold": row["threshold"],
     }
-
-
-def _write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def _append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: float) -> None:
-    new = not path.is_file()
-    with open(path, "a", encoding="utf-8") as file:
-        if new:
-            file.write("epoch,train_seconds,valid_seconds,train_images_per_second\n")
-        file.write(f"{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
 
 
 def sha_seed(*numbers: int) -> int:

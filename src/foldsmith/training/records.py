@@ -1,8 +1,28 @@
-"""Learning curves as a picture."""
+"""What a fold leaves to read: scores and timings as csv, learning curves as a picture."""
 
+import csv
+import io
 from pathlib import Path
 
-from foldsmith.files import atomic_path
+from foldsmith.files import atomic_path, write_text
+
+
+def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+    """metrics.csv, a row an epoch; whole, so that a resumed run writes what an uninterrupted one does."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: float) -> None:
+    """A line of timings.csv. `seconds` are of training and of validation, `speed` is training images a second."""
+    new = not path.is_file()
+    with open(path, "a", encoding="utf-8") as file:
+        if new:
+            file.write("epoch,train_seconds,valid_seconds,train_images_per_second\n")
+        file.write(f"{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
 
 
 def draw_curves(metrics: list[dict[str, float]], path: Path, title: str) -> None:
