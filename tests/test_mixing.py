@@ -1,4 +1,4 @@
-"""Mixup, cutmix and gradient clipping."""
+"""Mixup, cutmix, gradient clipping, and the moving average of weights."""
 
 import numpy as np
 import pytest
@@ -64,3 +64,19 @@ def test_clipped_gradients_make_steps_of_the_clipped_size(small, tmp_path):
     end = tensors(clipped)
     moved = [end[name] - start[name] for name in end if "running" not in name and "tracked" not in name]
     assert torch.cat([difference.flatten() for difference in moved]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_ema_weights_are_the_recursive_mean(small, tmp_path):
+    """With decay d, three SGD steps leave (1 - d) times the later weights over d times the average before."""
+    sets = ["train.num_epochs=1", "optimizer.name=momentum", "scheduler.name=constant", "train.ema.decay=0.75"]
+    sets += ["optimizer.params={lr: 0.01, momentum: 0.0}", "train.ema.warmup=false"]
+
+    def after(steps: int, *more: str):
+        words = [*sets, f"train.max_steps_per_epoch={steps}", *more]
+        return tensors(fold0(small, tmp_path / f"{steps}{len(more)}", *words))["classifier.weight"]
+
+    plain = [after(steps, "train.ema=null") for steps in (1, 2, 3)]
+    # timm copies the weights at its first update, and averages from the second on
+    expected = 0.75 * (0.75 * plain[0] + 0.25 * plain[1]) + 0.25 * plain[2]
+    torch.testing.assert_close(after(3), expected, atol=1e-7, rtol=1e-5)
+    assert not torch.equal(after(3), plain[2])

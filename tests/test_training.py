@@ -50,7 +50,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.conftest import shrink
 
     folder = tmp_path_factory.mktemp("uninterrupted")
-    return fold0(shrink(folder), folder / "runs", "train.num_epochs=3", "model.dropout=0.2")
+    return fold0(shrink(folder), folder / "runs", "train.num_epochs=3", "model.dropout=0.2", "train.ema.decay=0.9")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("train_epoch", 1, True), ("save_weights", 2, True), ("save_checkpoint", 2, False), ("save_checkpoint", 2, True)],
 )
 def test_a_killed_run_ends_in_the_same_bits(small, tmp_path, monkeypatch, uninterrupted, function, call, after):
-    sets = ("train.num_epochs=3", "model.dropout=0.2")
+    sets = ("train.num_epochs=3", "model.dropout=0.2", "train.ema.decay=0.9")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, function, call, after=after)
         fold0(small, tmp_path / "runs", *sets)
@@ -72,7 +72,9 @@ def test_a_killed_run_ends_in_the_same_bits(small, tmp_path, monkeypatch, uninte
 
 
 def test_the_number_of_workers_changes_nothing(small, tmp_path, uninterrupted):
-    run = fold0(small, tmp_path / "runs", "train.num_epochs=3", "model.dropout=0.2", "train.workers=2")
+    run = fold0(
+        small, tmp_path / "runs", "train.num_epochs=3", "model.dropout=0.2", "train.ema.decay=0.9", "train.workers=2"
+    )
     for name, tensor in tensors(uninterrupted).items():
         assert torch.equal(tensors(run)[name], tensor), name
 

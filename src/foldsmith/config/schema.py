@@ -103,6 +103,11 @@ class Mix(Section):
     alpha: PositiveFloat = Field(description="of Beta(alpha, alpha), from which the share of the first image is drawn")
 
 
+class Ema(Section):
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="share of the old average a step keeps")
+    warmup: bool = Field(True, description="let the decay rise from 0, so that the first steps are forgotten")
+
+
 class EarlyStopping(Section):
     patience: PositiveInt = Field(description="epochs without a better score after which training ends")
 
@@ -123,6 +128,7 @@ class Train(Section):
     mixup: Mix | None = Field(None, description="mix whole images and their labels")
     cutmix: Mix | None = Field(None, description="mix a box of another image in, labels by area")
     mix_prob: Probability = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is named")
+    ema: Ema | None = Field(None, description="score and keep the exponential moving average of the weights")
     clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="data loading processes")
 

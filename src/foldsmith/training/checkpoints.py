@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
@@ -33,7 +34,13 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
+    ema: ModelEmaV3 | None
     progress: Progress
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """What is validated and kept: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
 
 
 def save_checkpoint(path: Path, training: Training, identity: dict[str, Any]) -> None:
@@ -45,6 +52,7 @@ def save_checkpoint(path: Path, training: Training, identity: dict[str, Any]) ->
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state(),
         "scaler": training.scaler.state_dict(),
+        "ema": training.ema.module.state_dict() if training.ema else None,
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
@@ -69,4 +77,6 @@ def restore(training: Training, content: dict[str, Any]) -> None:
     training.optimizer.load_state_dict(content["optimizer"])
     training.schedule.restore(content["schedule"])
     training.scaler.load_state_dict(content["scaler"])
+    if training.ema is not None:
+        training.ema.module.load_state_dict(content["ema"])
     training.progress = Progress(**content["progress"])

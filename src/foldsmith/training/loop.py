@@ -96,6 +96,8 @@ def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
             torch.nn.utils.clip_grad_norm_(training.model.parameters(), plan.clip_grad_norm)
         training.scaler.step(training.optimizer)
         training.scaler.update()
+        if training.ema is not None:
+            training.ema.update(training.model, progress.step + 1)
     training.optimizer.zero_grad(set_to_none=True)
     progress.step += 1
 

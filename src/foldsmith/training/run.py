@@ -171,7 +171,9 @@ def _finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float
     rows = job.folds.valid_rows(job.fold)
     targets = job.table.targets(rows)
     description = f"{config.name} fold {job.fold} validation"
-    probabilities = predict(training.model, [job.paths[row] for row in rows], plan.pipeline, ["identity"], description)
+    probabilities = predict(
+        training.scored_model, [job.paths[row] for row in rows], plan.pipeline, ["identity"], description
+    )
     best = best_fbeta(probabilities, targets)
 
     progress.epoch += 1
@@ -188,7 +190,9 @@ def _finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float
     )
     if best.score > progress.best_score:
         progress.best_score, progress.best_epoch = best.score, progress.epoch
-        save_weights(job.run.fold(job.fold) / "best.safetensors", training.model.state_dict(), _header(job, training))
+        save_weights(
+            job.run.fold(job.fold) / "best.safetensors", training.scored_model.state_dict(), _header(job, training)
+        )
     stopping = config.train.early_stopping
     progress.finished = stopping is not None and progress.epoch - progress.best_epoch >= stopping.patience
     training.schedule.end_epoch(best.score)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from timm.utils import ModelEmaV3
 
 from foldsmith.config import Config
 from foldsmith.config.schema import Train
@@ -37,7 +38,9 @@ def build_training(config: Config, num_classes: int, device: torch.device, amp: 
     optimizer = build_optimizer(model, config.optimizer.name, config.optimizer.params, config.optimizer.head_lr)
     schedule = SCHEDULES[config.scheduler.name](**config.scheduler.params)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    return Training(model, optimizer, schedule, scaler, Progress())
+    ema = config.train.ema
+    average = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema else None
+    return Training(model, optimizer, schedule, scaler, average, Progress())
 
 
 def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.device) -> None:
