@@ -24,7 +24,14 @@ def small(num_classes=3):
 def config(**model):
     values = {
         "data": {"root": "data"},
-        "model": {"arch": ARCH, "input_size": [64, 96], "pretrained": False, **model},
+        "model": {
+            "arch": ARCH,
+            "input_size": [64, 96],
+            "pretrained": False,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            **model,
+        },
         "train": {"num_epochs": 1},
         "optimizer": {"name": "adam", "params": {"lr": 1e-3}},
     }
@@ -32,7 +39,9 @@ def config(**model):
 
 
 def header(**changed):
-    return {"name": "a", "fold": 1, "config": config().model_dump(mode="json"), "classes": ["x", "y", "ü"]} | changed
+    hashes = dict.fromkeys(("config_sha256", "data_sha256", "folds_sha256"), "00")
+    values = {"name": "a", "fold": 1, "config": config().model_dump(mode="json"), "classes": ["x", "y", "ü"]}
+    return values | hashes | changed
 
 
 def images(seed=0):
@@ -201,6 +210,8 @@ def test_a_corrupt_legacy_file_is_refused(tmp_path, model):
         ({"classes": "xyz"}, "classes are not a list of texts"),
         ({"fold": "0"}, "fold is not a number"),
         ({"config": None}, "a header whose config is not valid"),
+        ({"fold": 7}, "a fold that its config does not have"),
+        ({"config": config(mean=None, std=None).model_dump(mode="json")}, "without model.mean"),
         ({"config": config(arch="hf-hub:someone/else").model_dump(mode="json")}, "timm does not know: 'hf-hub:"),
     ],
 )
@@ -212,7 +223,11 @@ def test_headers_that_nobody_wrote_are_refused(tmp_path, model, changed, message
 def test_other_safetensors_have_no_header(tmp_path, model):
     path = tmp_path / "a.safetensors"
     save_weights(path, model.state_dict(), {"name": "a", "fold": 0, "classes": []})
-    refused(read_header, path, "has a foldsmith header without classes, config, fold, name")
+    refused(
+        read_header,
+        path,
+        "has a foldsmith header without classes, config, config_sha256, data_sha256, fold, folds_sha256, name",
+    )
     for metadata in (None, {"format": "pt"}, {"foldsmith": "{"}, {"foldsmith": "[" * 100_000}):
         safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata=metadata)
         refused(read_header, path, "has no foldsmith header")

@@ -22,7 +22,7 @@ from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
 
-HEADER_KEYS = {"name", "fold", "config", "classes"}
+HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
@@ -70,6 +70,8 @@ def config_of(header: dict[str, Any], path: Path) -> Config:
         )
     if not timm.is_model(config.model.arch):  # it might even be a place to download from, such as hf-hub:...
         raise _untrusted(path, f"has a header whose model.arch timm does not know: {config.model.arch!r}")
+    if config.model.mean is None or not 0 <= header["fold"] < config.data.num_folds:
+        raise _untrusted(path, "has a header without model.mean, or with a fold that its config does not have")
     return config.named(header["name"])
 
 
