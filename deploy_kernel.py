@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
     args = parser.parse_args(argv)
 
+    from foldsmith.ensemble.file import find_ensemble
     from foldsmith.kernel.pack import deploy
 
-    script = deploy(args.script, args.ensemble, args.output)
+    script = deploy(args.script, find_ensemble(args.ensemble), args.output)
     print(f"written: {script} ({script.stat().st_size / 1024:.0f} KB) and {script.parent / 'kernel-metadata.json'}")
 
 

@@ -30,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     args = parser.parse_args(argv)
 
-    from foldsmith.ensemble.file import read_ensemble
+    from foldsmith.ensemble.file import find_ensemble, read_ensemble
     from foldsmith.inference.ensemble import run_ensemble
     from foldsmith.inference.find import INPUT_ROOTS
     from foldsmith.inference.predict import pick_device
 
     run_ensemble(
-        read_ensemble(args.ensemble),
+        read_ensemble(find_ensemble(args.ensemble)),
         model_roots=args.models or [args.ensemble.parent, Path("runs"), *INPUT_ROOTS],
         data_root=args.data,
         output=args.output,

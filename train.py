@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
     parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
     args = parser.parse_args(words)
+    if args.smoke and (args.fresh or args.fold is not None):
+        parser.error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
 
     from foldsmith.config import load_config
     from foldsmith.inference.predict import pick_device

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foldsmith.config import Config
-from foldsmith.data.tables import Table, read_csv, read_table, read_test_ids
+from foldsmith.data.tables import Table, read_csv, read_sample, read_table
 from foldsmith.errors import UserError
 from tests.conftest import DATA
 
@@ -191,7 +191,8 @@ def test_the_hash_changes_with_anything_that_matters() -> None:
 
 def test_test_ids_keep_the_order_of_the_sample_submission() -> None:
     Path("sample_submission.csv").write_text("id,attribute_ids\n010,0\n9,0\n1e3,0\n")
-    ids, sheet = read_test_ids(config())
+    sheet, column = read_sample(config())
+    ids = sheet.column(column)
     assert (ids, sheet.columns) == (["010", "9", "1e3"], ["id", "attribute_ids"])
 
 
@@ -203,4 +204,4 @@ def test_the_shipped_data_set() -> None:
     assert (read.classes.names[:2], read.ids[0]) == (["action", "africa"], "000538be4ee0")
     assert read.targets().sum() == len(read.indices)
     assert read.targets().any(axis=1).all()
-    assert len(read_test_ids(config(root=str(DATA)))[0]) == 716
+    assert len(read_sample(config(root=str(DATA)))[0].rows) == 716

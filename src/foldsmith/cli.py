@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import foldsmith
-from foldsmith.errors import run
+from foldsmith.errors import UserError, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,11 +30,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.tool == "folds":
         from foldsmith.config import load_config
-        from foldsmith.data.folds import load_folds
+        from foldsmith.data.folds import load_folds, make_folds
         from foldsmith.data.tables import read_table
 
         config = load_config(args.config)
-        made = load_folds(config, read_table(config), args.output)
+        table = read_table(config)
+        fold_of = make_folds(config, table)
+        made = load_folds(config, table, args.output, fold_of)
+        if (made.fold_of != fold_of).any():
+            raise UserError("exists and is another split", file=args.output, hint="remove it, or name another --output")
         print(f"{args.output}: {config.data.num_folds} folds, sha256 {made.sha256[:12]}")
     elif args.tool == "schema":
         print(json.dumps(foldsmith_schema(), indent=1))

@@ -13,6 +13,18 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
+# A disk that is full, over its quota, read-only or not ours, or a path that leads through a file.
+WRITE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 EXIT_USAGE = 2
@@ -63,7 +75,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in WRITE_ERRNOS:
             raise
         print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
@@ -75,12 +87,13 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    print("terminated; the same command goes on from the last finished epoch", file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("terminated; what was finished is kept", file=sys.stderr)
     sys.exit(143)
 
 

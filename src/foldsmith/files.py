@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from foldsmith.errors import EXIT_ENVIRONMENT, WRITE_ERRNOS, UserError
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -16,11 +18,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     When the block raises, the temporary file is removed and an old file at `path` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -29,8 +32,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
+    except Exception as error:
+        if _is_write_failure(error):
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            hint = "free some space, or name another folder; what stood there before is as it was"
+            raise UserError(f"could not be written: {reason}", file=path, hint=hint, code=EXIT_ENVIRONMENT) from None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_write_failure(error: Exception) -> bool:
+    """A full or read-only disk. torch and safetensors report a full one in errors of their own."""
+    if isinstance(error, OSError):
+        return error.errno in WRITE_ERRNOS
+    return any(
+        words in str(error) for words in ("No space left", "File too large", "unexpected pos", "PytorchStreamWriter")
+    )
 
 
 def write_text(path: Path, text: str) -> None:

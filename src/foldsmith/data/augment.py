@@ -124,7 +124,7 @@ def transform_class(name: str) -> type | None:
     return found if is_transform else None
 
 
-def try_transform(transform: type, height: int, width: int, **params: Any) -> None:
+def try_transform(transform: type, height: int, width: int, /, **params: Any) -> None:
     """Build a transform and apply it to an image of noise; raises when it can't be used on images of that size."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     result = transform(**params)(force_apply=True, image=image)["image"]

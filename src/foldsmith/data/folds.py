@@ -28,12 +28,19 @@ class Folds:
         return np.flatnonzero(self.fold_of == fold)
 
 
-def load_folds(config: Config, table: Table, path: Path) -> Folds:
-    """The folds of a run: read from `path` (folds.csv of the run), made and written there when it does not exist."""
+def load_folds(config: Config, table: Table, path: Path, made: NDArray[np.int64] | None = None) -> Folds:
+    """The folds of a run: read from `path` (folds.csv of the run), made and written there when it does not exist.
+
+    Args:
+        made: the split to write, when it was made already.
+    """
     if path.is_file():
         fold_of = read_folds_csv(path, table, config.data.num_folds)
+        named = config.data.folds
+        if named is not None and Path(named).is_file() and not np.array_equal(fold_of, make_folds(config, table)):
+            raise UserError(f"is another split than {named}", file=path, key="data.folds", hint="--fresh starts over")
     else:
-        fold_of = make_folds(config, table)
+        fold_of = make_folds(config, table) if made is None else made
         lines = io.StringIO()
         for name, fold in zip(table.ids, fold_of, strict=True):
             quoted = '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"\r\n') else name

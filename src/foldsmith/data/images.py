@@ -47,8 +47,8 @@ def find_images(folder: Path, ids: Sequence[str], extension: str | None = None) 
     def exists(name: str) -> bool:
         return name in files or ("/" in name and (folder / name).is_file())
 
-    extensions = (extension,) if extension else EXTENSIONS
-    endings = tuple(end.lower() for end in extensions)
+    endings = ("." + extension.lstrip(".").lower(),) if extension else EXTENSIONS
+    extensions = (*endings, *(end.upper() for end in endings))
     paths: list[Path] = []
     missing: list[str] = []
     for name in ids:

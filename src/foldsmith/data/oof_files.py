@@ -1,11 +1,11 @@
 """Out-of-fold files: `<name>_f<k>.npy` (float32 probabilities, rows of fold k in folds.csv's order) and its sidecar."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path, write_json
@@ -50,9 +50,10 @@ def read_sidecar(npy: Path) -> Sidecar:
     if not path.is_file():
         raise UserError("the OOF file's sidecar is missing", file=path, hint="predict_oof.py writes both")
     try:
-        return Sidecar(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"is not a sidecar of predict_oof.py: {error}", file=path, code=EXIT_UNTRUSTED) from None
+        return TypeAdapter(Sidecar).validate_json(path.read_bytes(), strict=True)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"is not a sidecar of predict_oof.py: {reason}", file=path, code=EXIT_UNTRUSTED) from None
 
 
 def read_oof(npy: Path, sidecar: Sidecar) -> Probabilities:

@@ -180,6 +180,8 @@ def read_table(config: Config) -> Table:
     words = [[word.strip() for word in text.split(separator) if word.strip()] for text in texts]
     classes = read_classes(config, words)
     index = _token_index(classes, words)
+    if list(index) != classes.tokens:  # the table writes names, so the submission does
+        classes = Classes(classes.names, classes.names)
 
     starts = np.zeros(len(ids) + 1, dtype=np.int64)
     indices: list[int] = []
@@ -240,7 +242,13 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(digits), digits) if digits else (1, 0, other) for digits, other in parts]
 
 
-def read_test_ids(config: Config) -> tuple[list[str], Sheet]:
-    """The test ids in the order of sample_submission.csv, and the sheet itself."""
+def read_sample(config: Config) -> tuple[Sheet, str]:
+    """sample_submission.csv and its id column, which may have another name than the label table's."""
     sheet = read_csv(config.data_path("sample_submission"))
-    return checked_ids(sheet, id_column(sheet, config)), sheet
+    usual = [column for column in sheet.columns if column.lower() in ID_COLUMNS]
+    column = next(name for name in (config.data.id_column, *usual, sheet.columns[0]) if name in sheet.columns)
+    if not checked_ids(sheet, column):
+        raise UserError("has no rows", file=sheet.path)
+    if len(sheet.columns) != 2:
+        raise UserError(f"has the columns {sheet.columns}; expected the id and one more", file=sheet.path, line=1)
+    return sheet, column

@@ -55,6 +55,11 @@ class Ensemble(Section):
     prefix_thresholds: list[float] = Field(description="the best threshold of the first 1, 2, ... members")
 
 
+def find_ensemble(path: Path) -> Path:
+    """The file that a user means: `best` is best.yml where there is no best."""
+    return path if path.exists() or path.suffix else path.with_suffix(".yml")
+
+
 def read_ensemble(path: Path) -> Ensemble:
     """Read an ensemble file; every problem is named with its line."""
     return _checked(path, read_yaml(path))

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import load_config
+from foldsmith.data.folds import folds_sha256, read_folds_csv
 from foldsmith.data.oof_files import Sidecar, read_oof, read_sidecar
-from foldsmith.data.tables import Table, read_csv, read_table
+from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_lines
 from foldsmith.metrics import Probabilities, Targets
@@ -45,7 +46,7 @@ def load_members(given: Sequence[Path]) -> OofData:
     """
     models = _group(given)
     (folder, name), *_ = models
-    table, fold_of, folds_sha256 = _truth(folder, name)
+    table, fold_of, split = _truth(folder, name)
 
     members = []
     for folder, name in models:
@@ -55,7 +56,11 @@ def load_members(given: Sequence[Path]) -> OofData:
             raise UserError(f"folds of {name!r} are missing: {', '.join(missing)}", hint="predict_oof.py writes them")
         sidecars = [read_sidecar(file) for file in files]
         for fold, (file, sidecar) in enumerate(zip(files, sidecars, strict=True)):
-            _check(file, sidecar, fold, table, fold_of, folds_sha256, models[0][0])
+            _check(file, sidecar, fold, table, fold_of, split, models[0][0])
+            for key in ("views", "config_sha256", "metric"):
+                if getattr(sidecar, key) != getattr(sidecars[0], key):
+                    what = f"{getattr(sidecar, key)} there, {getattr(sidecars[0], key)} in {files[0].name}"
+                    raise UserError(f"has another {key} than fold 0: {what}", file=file, hint="predict all folds again")
         probabilities = np.empty((len(table), len(table.classes.tokens)), dtype=np.float32)
         for fold, (file, sidecar) in enumerate(zip(files, sidecars, strict=True)):
             probabilities[fold_of == fold] = read_oof(file, sidecar)
@@ -93,23 +98,19 @@ def _truth(folder: Path, name: str) -> tuple[Table, NDArray[np.int64], str]:
             raise UserError(
                 "not found; it lies beside the OOF files", file=path, hint="name the files inside their run"
             )
-    table = read_table(load_config(config_file))
-    sheet = read_csv(folds_file)
-    by_id = dict(zip(sheet.column("id"), sheet.column("fold"), strict=True))
-    if set(by_id) != set(table.ids):
-        raise UserError("its ids are not those of the label table", file=folds_file)
-    fold_of = np.array([int(by_id[name]) for name in table.ids], dtype=np.int64)
-    folds_sha256 = sha256_lines(f"{fold},{name}" for name, fold in zip(table.ids, fold_of, strict=True))
-    return table, fold_of, folds_sha256
+    config = load_config(config_file)
+    table = read_table(config)
+    fold_of = read_folds_csv(folds_file, table, config.data.num_folds)
+    return table, fold_of, folds_sha256(table.ids, fold_of)
 
 
 def _check(
-    file: Path, sidecar: Sidecar, fold: int, table: Table, fold_of: NDArray[np.int64], folds_sha256: str, first: Path
+    file: Path, sidecar: Sidecar, fold: int, table: Table, fold_of: NDArray[np.int64], split: str, first: Path
 ) -> None:
     ids = sha256_lines(table.ids[row] for row in np.flatnonzero(fold_of == fold))
     for what, found, expected in (
         ("class list", sidecar.classes_sha256, table.classes.sha256),
-        ("split into folds", sidecar.folds_sha256, folds_sha256),
+        ("split into folds", sidecar.folds_sha256, split),
         ("list of image ids", sidecar.ids_sha256, ids),
         ("fold number", str(sidecar.fold), str(fold)),
     ):

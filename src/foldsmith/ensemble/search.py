@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from foldsmith.ensemble.file import Ensemble, Member, blend, write_ensemble
+from foldsmith.ensemble.file import FORMAT, Ensemble, Member, blend, write_ensemble
 from foldsmith.ensemble.members import OofData, load_members
 from foldsmith.ensemble.objective import Objective, Weights, blended, in_order, normalized
 from foldsmith.errors import UserError
@@ -31,6 +31,8 @@ def search(target: str, oof: Sequence[Path]) -> Path:
     if target.endswith(".npy"):
         raise UserError(f"{target!r} would be the ensemble's name", hint="ensemble_search.py NAME OOF.npy ...")
     path = Path(target if target.endswith((".yml", ".yaml")) else f"{target}.yml")
+    if path.exists() and f"format: {FORMAT}" not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError("exists and is not an ensemble file; it is not overwritten", file=path)
     data = load_members(oof)
     members = [member.probabilities for member in data.members]
     weights = find_weights(members, data.targets, "blend")

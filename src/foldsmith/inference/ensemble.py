@@ -8,13 +8,13 @@ import torch
 
 from foldsmith.config import Config
 from foldsmith.data.images import find_images
-from foldsmith.data.tables import id_column, read_test_ids
+from foldsmith.data.tables import read_sample
 from foldsmith.ensemble.file import Ensemble, Member, blend
 from foldsmith.errors import EXIT_UNTRUSTED, UserError, did_you_mean
 from foldsmith.files import sha256_lines
 from foldsmith.inference.find import find_weights, locate_data
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.inference.submission import label_lists, write_submission
+from foldsmith.inference.submission import check_writable, label_lists, write_submission
 from foldsmith.inference.views import VIEWS
 from foldsmith.metrics import Probabilities, above
 from foldsmith.models.weights import config_of, load_model, read_header
@@ -39,7 +39,9 @@ def run_ensemble(
     _check_views(ensemble)
     first = ensemble.members[0].weights[0]
     config = locate_data(config_of(headers[first], weights[first]), data_root)
-    ids, sample = read_test_ids(config)
+    sample, id_column = read_sample(config)
+    ids = sample.column(id_column)
+    check_writable(output)
     paths = find_images(config.data_path("test_dir"), ids, config.data.image_extension)
 
     predictions = []
@@ -50,9 +52,7 @@ def run_ensemble(
     probabilities = blend(predictions, [member.weight for member in ensemble.members])
     predicted = above(probabilities, ensemble.threshold)
     separator = config.data.label_separator or " "
-    write_submission(
-        output, sample, id_column(sample, config), label_lists(predicted, headers[first]["classes"], separator)
-    )
+    write_submission(output, sample, id_column, label_lists(predicted, headers[first]["classes"], separator))
     print(f"written: {output} ({len(ids)} images, {np.count_nonzero(predicted) / len(ids):.2f} labels an image)")
 
 

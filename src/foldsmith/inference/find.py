@@ -78,8 +78,9 @@ def locate_data(config: Config, root: Path | None) -> Config:
     named = {}
     for key in ("sample_submission", "test_dir", "labels_csv"):
         value = getattr(config.data, key)
-        if value is not None and not Path(value).exists():
-            named[key] = str(root / Path(value).name)
+        if value is not None:
+            inside = Path(value).is_relative_to(config.data.root)
+            named[key] = str(root / (Path(value).relative_to(config.data.root) if inside else Path(value).name))
     data = config.data.model_copy(update={"root": str(root), **named})
     return config.model_copy(update={"data": data})
 

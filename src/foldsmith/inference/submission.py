@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +25,7 @@ def label_lists(predicted: Targets, tokens: Sequence[str], separator: str) -> li
 
 
 def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence[str]) -> None:
-    """Write one value a row of the sample, whose other columns must be just one."""
-    others = [column for column in sample.columns if column != id_column]
-    if len(others) != 1:
-        raise UserError(f"has the columns {sample.columns}; expected the id and one more", file=sample.path, line=1)
+    """Write one value a row of the sample, which has two columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(sample.columns)
@@ -35,6 +33,15 @@ def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence
         writer.writerow([name, value] if sample.columns[0] == id_column else [value, name])
     write_text(path, text.getvalue())
     _check(path, sample, id_column)
+
+
+def check_writable(path: Path) -> None:
+    """Find out now, not after hours, that a file can't be written."""
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError("can't be written: it is a folder, or lies in one that is read-only", file=path, key="--output")
 
 
 def _check(path: Path, sample: Sheet, id_column: str) -> None:

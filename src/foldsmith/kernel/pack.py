@@ -17,7 +17,7 @@ ENTRIES = {"ensemble_inference.py": "foldsmith.inference.kernel"}
 _TEMPLATE = '''#!/usr/bin/env python3
 """{title}: {count} models in one file, packed by foldsmith {version}. Writes submission.csv into the working folder.
 
-Needs torch, timm, opencv, numpy, pandas, pyyaml, pydantic, safetensors and tqdm; no network.
+Needs torch, timm, opencv, numpy, pyyaml, pydantic, safetensors and tqdm; no network.
 Weights are found anywhere below ../input and /kaggle/input, the data by its folder's name there.
 """
 

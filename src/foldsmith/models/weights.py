@@ -54,8 +54,12 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or not header.keys() >= HEADER_KEYS:
         raise _untrusted(path, "has a foldsmith header without " + ", ".join(sorted(HEADER_KEYS)))
     name, fold, classes = header["name"], header["fold"], header["classes"]
-    if not isinstance(name, str) or name in ("", "..") or name != Path(name).name:  # it names what is written
+    if (
+        not isinstance(name, str) or name in ("", "..") or "\0" in name or name != Path(name).name
+    ):  # it names what is written
         raise _untrusted(path, f"has a header whose name is not a file name: {name!r}")
+    if not isinstance(header["config"], dict):
+        raise _untrusted(path, "has a header whose config is not valid: it is not a section")
     if type(fold) is not int or not isinstance(classes, list) or not all(isinstance(token, str) for token in classes):
         raise _untrusted(path, "has a header whose fold is not a number, or whose classes are not a list of texts")
     return header

@@ -57,22 +57,26 @@ class RunFolder:
         return self.path / f"{self.name}_f{fold}.npy"
 
 
-def open_run(config: Config, output: Path, *, fresh: bool = False, only_fold: int | None = None) -> RunFolder:
+def open_run(run: RunFolder, config: Config, *, fresh: bool = False, only_fold: int | None = None) -> None:
     """Make the run's folder, or go on in it when the same experiment made it. Writes the resolved config into it.
 
     Args:
-        config: resolved.
+        config: resolved, and proved to train.
         fresh: throw away what is there: everything, or one fold when `only_fold` is given.
 
     Raises:
         UserError: when the folder was made by another config, naming the keys that differ.
     """
-    run = RunFolder(output, config.name)
-    if fresh and only_fold is None:
-        shutil.rmtree(run.path, ignore_errors=True)
+    if fresh and only_fold is None and run.path.exists():
+        if not run.config.is_file():
+            raise UserError("is not a run's folder, so --fresh does not delete it", file=run.path)
+        shutil.rmtree(run.path)
     if run.config.is_file():
         changed = differing_keys(read_yaml(run.config).values, config.model_dump(mode="json"))
-        if changed:
+        trained = [*run.path.glob("fold*/last.ckpt"), *run.path.glob("*.safetensors")]
+        if changed and not trained:
+            run.folds.unlink(missing_ok=True)
+        elif changed:
             raise UserError(
                 "was made by another config; these keys differ (there -> now):\n  " + "\n  ".join(changed),
                 file=run.path,
@@ -83,7 +87,6 @@ def open_run(config: Config, output: Path, *, fresh: bool = False, only_fold: in
         for path in (run.weights(only_fold), run.oof(only_fold), run.oof(only_fold).with_suffix(".json")):
             path.unlink(missing_ok=True)
     write_text(run.config, dump_yaml(config.model_dump(mode="json")))
-    return run
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -76,6 +76,7 @@ def _check_optimizer(values: dict[str, Any]) -> list[Problem]:
     if not isinstance(name, str):
         return []
     known = [str(optimizer) for optimizer in timm.optim.list_optimizers()]
+    known = [each for each in known if not timm.optim.get_optimizer_info(each).second_order]
     if name not in known:
         return [_unknown(("optimizer", "name"), name, known)]
     try:

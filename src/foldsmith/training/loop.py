@@ -74,7 +74,10 @@ def _backward(
     if plan.mixing is not None:
         x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, batch]))
     with autocast(pipeline.device, pipeline.amp):
-        logits = training.model(x)
+        try:
+            logits = training.model(x)
+        except ValueError as error:  # batch norm over a single value
+            raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
     loss = plan.criterion(logits.float(), y)
     training.scaler.scale(loss / group).backward()
     return float(loss.item())

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from foldsmith.config import Config
+from foldsmith.config import Config, dump_yaml
 from foldsmith.data.folds import Folds, load_folds
 from foldsmith.data.images import find_images
 from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_oof
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
-from foldsmith.files import sha256_file, sha256_lines
+from foldsmith.files import sha256_file, sha256_lines, write_text
 from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.metrics import best_fbeta
 from foldsmith.models.build import with_image_stats
@@ -44,6 +44,8 @@ def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path,
     paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
     run = RunFolder(output, config.name)
     folds = load_folds(config, table, run.folds)
+    if not run.config.is_file():  # weights that lie elsewhere: the search reads the config beside the OOF files
+        write_text(run.config, dump_yaml(config.model_dump(mode="json")))
 
     written = []
     for path in sorted(weights, key=lambda path: headers[path]["fold"]):
@@ -129,5 +131,8 @@ def _check_same_experiment(config: Config, path: Path, header: dict[str, Any]) -
 def _is_current(npy: Path, known: dict[str, Any]) -> bool:
     if not npy.is_file() or not sidecar_path(npy).is_file():
         return False
-    sidecar = read_sidecar(npy)
+    try:
+        sidecar = read_sidecar(npy)
+    except UserError:  # a damaged one is written again
+        return False
     return all(getattr(sidecar, key) == value for key, value in known.items())

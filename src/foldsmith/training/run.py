@@ -17,11 +17,11 @@ from tqdm import tqdm
 from foldsmith.config import Config
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
-from foldsmith.data.folds import Folds, load_folds
+from foldsmith.data.folds import Folds, load_folds, make_folds
 from foldsmith.data.images import find_images, geometry_of
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
-from foldsmith.files import code_sha256, sha256_json
+from foldsmith.files import code_sha256, sha256_json, sha256_lines
 from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.metrics import best_fbeta, log_loss
 from foldsmith.models.build import with_image_stats
@@ -41,6 +41,7 @@ class FoldJob:
     table: Table
     folds: Folds
     paths: list[Path]  # image of every row of the table
+    images_sha256: str
     run: RunFolder
     fold: int
     device: torch.device
@@ -48,7 +49,11 @@ class FoldJob:
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a half-finished fold to go on, and for a finished one to be kept."""
-        return {"data_sha256": self.table.sha256, "folds_sha256": self.folds.sha256}
+        return {
+            "data_sha256": self.table.sha256,
+            "images_sha256": self.images_sha256,
+            "folds_sha256": self.folds.sha256,
+        }
 
     def say(self, text: str) -> None:
         """A line for the terminal and for train.log."""
@@ -75,10 +80,19 @@ def train_experiment(
     config = config.model_copy(update={"data": config.data.model_copy(update={"label_separator": table.separator})})
     paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
 
-    run = open_run(config, output, fresh=fresh, only_fold=only_fold)
-    folds = load_folds(config, table, run.folds)
+    # Names and sizes: reading all images would take minutes.
+    images_sha256 = sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
+
+    run = RunFolder(output, config.name)
+    made = None
+    if fresh or not run.config.is_file():
+        # Whatever is wrong with the split or the network shows before the run's folder is touched.
+        made = make_folds(config, table)
+        build_training(config, len(table.classes.tokens), device, None)
+    open_run(run, config, fresh=fresh, only_fold=only_fold)
+    folds = load_folds(config, table, run.folds, made)
     for fold in range(config.data.num_folds) if only_fold is None else [only_fold]:
-        train_fold(FoldJob(config, table, folds, paths, run, fold, device))
+        train_fold(FoldJob(config, table, folds, paths, images_sha256, run, fold, device))
     return run
 
 
@@ -144,7 +158,11 @@ def _is_finished(job: FoldJob) -> bool:
 
 def _check_identity(job: FoldJob, found: dict[str, Any], path: Path) -> None:
     """Refuse artefacts of another label table or split."""
-    for key, what in (("data_sha256", "the label table"), ("folds_sha256", "folds.csv")):
+    for key, what in (
+        ("data_sha256", "the label table"),
+        ("images_sha256", "the images' names or sizes"),
+        ("folds_sha256", "folds.csv"),
+    ):
         if found.get(key) != job.identity[key]:
             raise UserError(
                 f"belongs to other data: {what} changed "
