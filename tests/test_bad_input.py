@@ -181,3 +181,45 @@ def test_without_the_environment_every_script_says_what_to_do():
         assert done.stderr == "foldsmith is not installed here: run `make install`, then `. .venv/bin/activate`\n", (
             script
         )
+
+
+def test_fresh_deletes_nothing_before_the_new_run_is_proved(small, tmp_path):
+    words = ["--config", "clipart_tiny", "--output", str(tmp_path / "runs"), "--fold", "0"]
+    train.main([*words, "--set", *small, "train.num_epochs=1"])
+    kept = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    for wrong in ("model.pretrained=nosuch.safetensors", "train.trainable=[nosuch]", "data.folds=nosuch.csv"):
+        with pytest.raises(UserError):
+            train.main([*words[:4], "--fresh", "--set", *small, wrong])
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == kept
+    (tmp_path / "mine" / "clipart_tiny").mkdir(parents=True)
+    (tmp_path / "mine" / "clipart_tiny" / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="is not a run's folder"):
+        train.main(["--config", "clipart_tiny", "--output", str(tmp_path / "mine"), "--fresh", "--set", *small])
+    assert (tmp_path / "mine" / "clipart_tiny" / "thesis.txt").exists()
+
+
+def test_a_failed_first_attempt_does_not_lock_the_name(small, tmp_path):
+    words = ["--config", "clipart_tiny", "--output", str(tmp_path), "--fold", "0", "--set", *small]
+    with pytest.raises(UserError):
+        train.main([*words, "model.pretrained=nosuch.safetensors"])
+    assert not (tmp_path / "clipart_tiny").exists()
+    train.main([*words, "train.num_epochs=1"])
+
+
+def test_another_named_split_is_refused(small, tmp_path):
+    words = ["--config", "clipart_tiny", "--output", str(tmp_path / "runs"), "--fold", "0", "--set", *small]
+    train.main([*words, "train.num_epochs=1"])
+    lines = (tmp_path / "runs" / "clipart_tiny" / "folds.csv").read_text().splitlines()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join([lines[0], *(f"{line[:-1]}{1 - int(line[-1])}" for line in lines[1:])]) + "\n")
+    with pytest.raises(UserError, match="is another split than"):
+        train.main([*words, "train.num_epochs=1", f"data.folds={other}"])
+
+
+def test_the_search_overwrites_ensembles_only(chain, tmp_path):
+    import ensemble_search
+
+    (tmp_path / "a.yml").write_text("data: {root: x}\n")
+    with pytest.raises(UserError, match="is not an ensemble file; it is not overwritten"):
+        ensemble_search.main([str(tmp_path / "a"), str(chain.oof("a"))])
+    assert (tmp_path / "a.yml").read_text() == "data: {root: x}\n"

@@ -47,8 +47,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, error: 
 
 def test_a_failed_rename_leaves_no_temporary(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(IsADirectoryError), atomic_path(tmp_path / "a.txt") as temporary:
+    refused = pytest.raises(UserError, match="could not be written: Is a directory")
+    with refused as caught, atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_bytes(b"x")
+    assert caught.value.code == 3
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
@@ -122,7 +124,7 @@ def full_disk() -> OSError:
         (full_disk(), 3, "error: a.npy could not be written: No space left on device\n"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 3, "error: a file could not be written: Quota exceeded\n"),
         (MemoryError(), 3, "error: out of memory\n  hint: a smaller batch_size or input_size needs less memory\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last finished epoch\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept\n"),
         (SystemExit(2), 2, ""),
     ],
     ids=["usage", "untrusted", "environment", "deadline", "disk", "quota", "memory", "interrupt", "exit"],
@@ -135,7 +137,7 @@ def test_the_exit_code_and_the_words(
     assert (ended.value.code, capsys.readouterr()) == (code, ("", text))
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EACCES, "denied"), RuntimeError("y")])
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EIO, "i/o"), RuntimeError("y")])
 def test_what_is_unexpected_keeps_its_traceback(error: Exception, restore_sigterm: None) -> None:
     with pytest.raises(type(error)) as caught:
         errors.run(raising(error))
@@ -166,12 +168,12 @@ def restore_sigterm() -> Iterator[None]:
         (
             "os.kill(os.getpid(), signal.SIGTERM)",
             143,
-            "terminated; the same command goes on from the last finished epoch",
+            "terminated; what was finished is kept",
         ),
         (
             "os.kill(os.getpid(), signal.SIGINT)",
             130,
-            "interrupted; the same command goes on from the last finished epoch",
+            "interrupted; what was finished is kept",
         ),
         ("1 / 0", 1, "ZeroDivisionError: division by zero"),
     ],
