@@ -7,43 +7,19 @@ transforms ...) are checked by training/leaves.py, which knows their signatures.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-
-
-def _pair(value: Any) -> Any:
-    """288 -> [288, 288], so that the rest of the program knows one form."""
-    return [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _area_pair(value: list[float]) -> list[float]:
-    if value[0] > value[1]:
-        raise ValueError(f"the first number is the smaller one, got {value}")
-    return value
-
-
-def _at_most_one(value: list[float]) -> list[float]:
-    if value[1] > 1:
-        raise ValueError(f"shares are at most 1, got {value}")
-    return value
-
-
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
-Range = Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_area_pair)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Component(Section):
-    """A thing chosen by name; `params` are bound to its signature before any data is read."""
-
-    name: str
-    params: dict[str, Any] = Field(default={}, description="keyword arguments of what `name` chooses")
+from foldsmith.config.section import (
+    Component,
+    PositiveInt,
+    PositiveShare,
+    Probability,
+    Range,
+    Section,
+    at_most_one,
+    pair,
+)
+from foldsmith.config.training import Loss, Optimizer, Train
 
 
 class Data(Section):
@@ -53,9 +29,20 @@ class Data(Section):
     sample_submission: str | None = Field(None, description="default <root>/sample_submission.csv")
     train_dir: str | None = Field(None, description="folder of training images; default <root>/train")
     test_dir: str | None = Field(None, description="folder of test images; default <root>/test")
-    task: Literal["multilabel"] = Field("multilabel", description="several labels an image")
+    valid_csv: str | None = Field(
+        None,
+        description="original labels, where train_csv holds pseudo labels: folds, validation and OOF go by it, rows "
+        "that only train_csv has are trained on in every fold; default: train_csv, or <root>/train.csv where "
+        "train_csv has a column `pseudo`",
+    )
+    task: Literal["multilabel", "multiclass"] = Field(
+        "multilabel", description="multilabel: any number of labels an image; multiclass: exactly one"
+    )
     id_column: str | None = Field(None, description="default: found among the usual names (id, image, ...)")
     label_column: str | None = Field(None, description="default: found among the usual names, or the only other column")
+    group_column: str | None = Field(
+        None, description="column of a group, such as a patient or a series; no group is in two folds"
+    )
     label_separator: str | None = Field(None, min_length=1, description="between labels; default: found by itself")
     image_extension: str | None = Field(None, description="such as .jpg; default: found in the image folder")
     num_folds: int = Field(5, ge=2, description="K")
@@ -72,14 +59,17 @@ class Data(Section):
 
 
 class Model(Section):
-    arch: str = Field(description="any timm model name")
+    arch: str = Field(description="any timm model name, cbam_resnet50, or a usual name from elsewhere (xception ...)")
     pretrained: bool | str = Field(True, description="true: timm's weights; false; or a .safetensors / .pth file")
     input_size: Annotated[
         list[PositiveInt],
         Field(min_length=2, max_length=2),
-        BeforeValidator(_pair, json_schema_input_type=int | list[int]),
+        BeforeValidator(pair, json_schema_input_type=int | list[int]),
     ] = Field(description="pixels: one number, or [height, width]")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the classifier")
+    head_layers: list[PositiveInt] = Field(
+        [], description="widths of fully connected layers, each with batch norm and ReLU, before the classifier"
+    )
     pooling: Literal["avg", "max", "avgmax", "catavgmax"] | None = Field(None, description="default: the model's own")
     mean: Annotated[list[Probability], Field(min_length=3, max_length=3)] | None = Field(
         None, description="of RGB in 0..1; default: timm's data config of the model"
@@ -95,53 +85,11 @@ class Model(Section):
         return self
 
 
-class Warmup(Section):
-    steps: PositiveInt = Field(description="optimizer steps in which the rate rises linearly from 0 to the schedule's")
-
-
-class Mix(Section):
-    alpha: PositiveFloat = Field(description="of Beta(alpha, alpha), from which the share of the first image is drawn")
-
-
-class Ema(Section):
-    decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="share of the old average a step keeps")
-    warmup: bool = Field(True, description="let the decay rise from 0, so that the first steps are forgotten")
-
-
-class EarlyStopping(Section):
-    patience: PositiveInt = Field(description="epochs without a better score after which training ends")
-
-
-class Train(Section):
-    batch_size: PositiveInt = 16
-    num_epochs: PositiveInt
-    seed: int = Field(0, ge=0, description="weights of the head, order of images, augmentation, dropout")
-    trainable: Literal["all", "head"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "all",
-        description="all, head (the classifier), or a list of module name prefixes such as [blocks.3, classifier]",
-    )
-    accum_batches: PositiveInt = Field(1, description="batches whose gradients are averaged into one step")
-    max_steps_per_epoch: PositiveInt | None = Field(None, description="optimizer steps after which an epoch is cut")
-    amp: Literal["off", "bf16", "fp16"] | None = Field(None, description="default: fp16 on CUDA, off on CPU")
-    warmup: Warmup | None = None
-    early_stopping: EarlyStopping | None = None
-    mixup: Mix | None = Field(None, description="mix whole images and their labels")
-    cutmix: Mix | None = Field(None, description="mix a box of another image in, labels by area")
-    mix_prob: Probability = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is named")
-    ema: Ema | None = Field(None, description="score and keep the exponential moving average of the weights")
-    clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="data loading processes")
-
-
-class Optimizer(Component):
-    head_lr: PositiveFloat | None = Field(None, description="rate of the classifier; default params.lr")
-
-
 class Erase(Section):
     """Random erasing (Zhong et al. 2017, arXiv:1708.04896): a rectangle is filled with the image's mean."""
 
     prob: Probability
-    area: Annotated[Range, AfterValidator(_at_most_one)] = Field(
+    area: Annotated[Range, AfterValidator(at_most_one)] = Field(
         [0.02, 0.4], description="share of the image, smallest and largest"
     )
     ratio: Range = Field([0.3, 3.33], description="height / width, smallest and largest")
@@ -152,6 +100,27 @@ def _erase(value: Any) -> Any:
     return {"prob": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+class RectCrop(Section):
+    """A rectangle of native pixels: its longer side is the input's divided by a random ratio."""
+
+    min_ratio: PositiveShare = 0.3
+    max_ratio: PositiveShare = 1.0
+    scale_both_dims: bool = Field(False, description="each side has a ratio of its own")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "RectCrop":
+        if self.min_ratio > self.max_ratio:
+            raise ValueError(f"min_ratio is at most max_ratio, got {self.min_ratio} and {self.max_ratio}")
+        return self
+
+
+class Affine(Section):
+    shift: Probability = Field(0.0, description="largest, as a share of the image's side")
+    scale: Range = Field([1.0, 1.0], description="smallest and largest; below 1 the image shrinks")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest, in degrees")
+    prob: Probability = 1.0
+
+
 class Augmentations(Section):
     crop_jitter: int = Field(
         0, ge=0, description="pixels by which the training crop is larger before it is cut at random"
@@ -159,7 +128,10 @@ class Augmentations(Section):
     hflip: bool = False
     vflip: bool = False
     rotate90: bool = False
-    affine: Literal["soft", "medium", "hard"] | None = Field(None, description="shift, scale, rotate")
+    rect_crop: RectCrop | None = Field(None, description="cut a rectangle of native pixels and squeeze it")
+    affine: Literal["soft", "medium", "hard"] | Affine | None = Field(
+        None, description="shift, scale, rotate: a preset or a section; data.pad says what lies beyond the image"
+    )
     blur: Probability = Field(0.0, description="probability of one of three blurs")
     noise: Probability = Field(0.0, description="probability of one of two noises")
     distortion: Probability = Field(0.0, description="probability of one of two lens distortions")
@@ -182,12 +154,16 @@ class Config(Section):
     data: Data
     model: Model
     train: Train
-    loss: Component = Component(name="bce")
+    loss: Loss = Field(Loss(name="bce"), description="default: bce, or cross_entropy where data.task is multiclass")
     optimizer: Optimizer
     scheduler: Component = Component(name="constant")
     augmentations: Augmentations = Augmentations()
     test: Test = Test()
-    metric: Literal["f2"] = Field("f2", description="decides which epoch is best, and what the blend search maximises")
+    metric: str = Field(
+        "f2",
+        description="decides which epoch is best, and what the blend search maximises; default: f2, or accuracy where "
+        "data.task is multiclass",
+    )
 
     _name: str = PrivateAttr("")
 
@@ -198,6 +174,14 @@ class Config(Section):
     def named(self, name: str) -> "Config":
         self._name = name
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_task(cls, values: Any) -> Any:
+        data = values.get("data") if isinstance(values, dict) else None
+        if isinstance(data, dict) and data.get("task") == "multiclass":
+            return {"loss": {"name": "cross_entropy"}, "metric": "accuracy"} | values
+        return values
 
     @model_validator(mode="after")
     def _square_when_turned(self) -> "Config":

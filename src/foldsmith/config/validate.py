@@ -16,6 +16,7 @@ _EXPECTED = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "text",
+    "string_pattern_mismatch": "`last N groups`",  # the one text with a pattern
     "bool_type": "true or false",
     "list_type": "a list",
     "dict_type": "a section of `key: value`",
