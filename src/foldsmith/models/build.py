@@ -69,20 +69,21 @@ def in_modules(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
+def check_prefix(model: nn.Module, prefix: str, key: str) -> None:
+    """Raise a UserError, naming the config's `key`, when no parameter lies in a module of that name."""
+    if any(in_modules(name, (prefix,)) for name, _ in model.named_parameters()):
+        return
+    modules = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
+    raise UserError(f"{prefix!r} names no module with parameters", key=key, hint=did_you_mean(prefix, modules))
+
+
 def set_trainable(model: nn.Module, trainable: str | list[str]) -> None:
     """Freeze all parameters but those of `trainable`: "all", "head", or module name prefixes."""
     if trainable == "all":
         return
     prefixes = classifier_prefixes(model) if trainable == "head" else tuple(trainable)
-    names = [name for name, _ in model.named_parameters()]
     for prefix in prefixes:
-        if not any(in_modules(name, (prefix,)) for name in names):
-            modules = [
-                name for name, module in model.named_modules() if name and any(True for _ in module.parameters())
-            ]
-            raise UserError(
-                f"{prefix!r} names no module with parameters", key="train.trainable", hint=did_you_mean(prefix, modules)
-            )
+        check_prefix(model, prefix, key="train.trainable")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(in_modules(name, prefixes))
 
