@@ -1,127 +1,69 @@
-"""Multi-label F-beta averaged over images, and the threshold that maximises it, found exactly.
+"""Metrics by name. Probabilities are float32 (images, classes), targets bool of the same shape.
 
-Definitions, the same in training, search and inference:
-- A label is predicted where `probability > threshold`, compared in float32.
-- One image scores (1 + b^2) tp / (b^2 * true + predicted); an image without labels and without predictions scores 0.
-  That is scikit-learn's fbeta_score(average="samples", zero_division=0).
-- A score is the mean over images, in float64.
+Multi-label predicts what exceeds a threshold (fbeta.py). Multi-class predicts the class of the highest probability, of
+equal ones the first; its targets have one True a row. A class without labels and without predictions has F-beta 0.
 """
 
-from typing import NamedTuple
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Probabilities = NDArray[np.float32]
-Targets = NDArray[np.bool_]
+from foldsmith.errors import UserError, did_you_mean
+from foldsmith.fbeta import (
+    Best,
+    Probabilities,
+    Targets,
+    above,
+    best_constant_labels,
+    best_fbeta,
+    best_of_entries,
+    falling,
+    fbeta,
+    image_fbeta,
+    middle,
+)
+
+__all__ = [
+    "METRICS",
+    "Best",
+    "Metric",
+    "Probabilities",
+    "Targets",
+    "above",
+    "best_constant_labels",
+    "best_fbeta",
+    "best_of_entries",
+    "fbeta",
+    "find_metric",
+    "image_fbeta",
+    "log_loss",
+    "middle",
+]
+
+MULTILABEL, MULTICLASS = frozenset({"multilabel"}), frozenset({"multiclass"})
 
 
-class Best(NamedTuple):
-    """A score and the threshold that gives it."""
+@dataclass(frozen=True)
+class Metric:
+    """One way to score predictions. `find_metric` makes them."""
 
-    score: float
-    threshold: float
+    name: str
+    tasks: frozenset[str]  # of {"multilabel", "multiclass"}
+    larger_is_better: bool
+    thresholded: bool
+    _score: Callable[[Probabilities, Targets, float], float]
+    _best: Callable[[Probabilities, Targets], Best] | None = None
 
+    def score(self, probabilities: Probabilities, targets: Targets, threshold: float | None = None) -> float:
+        """The score at a threshold, which metrics without one ignore."""
+        return self._score(probabilities, targets, 0.5 if threshold is None else threshold)
 
-def above(probabilities: Probabilities, threshold: float) -> Targets:
-    """The labels that a threshold predicts."""
-    return probabilities > np.float32(threshold)
-
-
-def fbeta(probabilities: Probabilities, targets: Targets, threshold: float, beta: float = 2.0) -> float:
-    """F-beta of thresholded probabilities, averaged over images.
-
-    Args:
-        probabilities: float32 (images, classes).
-        targets: bool (images, classes).
-        threshold: labels above it are predicted.
-    """
-    predicted = above(probabilities, threshold)
-    return float(image_fbeta(predicted, targets, beta).mean())
-
-
-def image_fbeta(predicted: Targets, targets: Targets, beta: float = 2.0) -> NDArray[np.float64]:
-    """F-beta of every image. Both arguments are bool (images, classes)."""
-    hits = np.count_nonzero(predicted & targets, axis=1)
-    return _image_scores(hits, np.count_nonzero(targets, axis=1), np.count_nonzero(predicted, axis=1), beta)
-
-
-def best_fbeta(probabilities: Probabilities, targets: Targets, beta: float = 2.0, floor: float = 0.02) -> Best:
-    """The highest F-beta over all thresholds, and the middle of the interval of thresholds that reaches it.
-
-    Entries up to `floor` are left out at first; should the best threshold possibly lie below it, it is lowered.
-
-    Args:
-        probabilities: float32 (images, classes), values in [0, 1].
-        targets: bool (images, classes).
-    """
-    true = np.count_nonzero(targets, axis=1)
-    while True:
-        kept = probabilities > np.float32(floor)
-        rows = np.nonzero(kept)[0]
-        best, bound = best_of_entries(probabilities[kept], rows, targets[kept], true, floor, beta)
-        if bound <= best.score or floor == 0:
-            return best
-        floor = floor / 4 if floor > 1e-4 else 0.0
-
-
-def best_of_entries(
-    values: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    is_label: NDArray[np.bool_],
-    true: NDArray[np.int64],
-    floor: float,
-    beta: float = 2.0,
-) -> tuple[Best, float]:
-    """The best threshold at or above `floor`, given every (image, class) entry whose value exceeds it.
-
-    As the threshold falls past a value, one more label is predicted and one image's score changes. A sort of the
-    entries by image and value gives these changes, a second one by value and a cumulative sum the score at every
-    threshold.
-    Equal values are passed together. Among equal scores the highest threshold wins.
-
-    Args:
-        values: (entries,), above `floor`.
-        rows: image of each entry.
-        is_label: whether the entry's class is one of its image's labels.
-        true: number of labels of every image.
-
-    Returns:
-        The best, and an upper bound of the score at thresholds below `floor`: there an image has at least the
-        predictions that it has at `floor`, and at best all of its labels among them.
-    """
-    images = max(1, len(true))
-    predicted = np.bincount(rows, minlength=len(true))
-    bound = float(_image_scores(true, true, np.maximum(predicted, true), beta).sum() / images)
-    if not len(values):
-        return Best(0.0, max(floor, 0.5)), bound
-
-    by_image = np.argsort(rows * 2.0 - values)  # values are at most 1, so images stay apart
-    first = (np.cumsum(predicted) - predicted)[rows[by_image]]  # position of the image's first entry
-    hits = np.cumsum(is_label[by_image], dtype=np.int64)
-    hits -= hits[first] - is_label[by_image][first]
-    position = np.arange(len(values))
-    scores = _image_scores(hits, true[rows[by_image]], position - first + 1, beta)
-    before = np.where(position == first, 0.0, np.roll(scores, 1))
-
-    # Rounding to 1e-9 of an image hides that cumulative sums depend on the order of ties, which is the machine's.
-    by_value = np.argsort(-values[by_image])
-    values = values[by_image][by_value]
-    total = np.cumsum((scores - before)[by_value]).round(9)
-
-    # A threshold can only lie between different values.
-    last_of_value = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
-    best = last_of_value[np.argmax(total[last_of_value])]
-    if total[best] <= 0:  # nothing can be hit: predict nothing
-        return Best(0.0, float(values[0])), bound
-    lower = values[best + 1] if best + 1 < len(values) else np.float32(floor)
-    threshold = middle(lower, values[best])
-
-    # The score once more, without the cumulative sum's rounding.
-    above_it = by_image[by_value[: best + 1]]
-    hits = np.bincount(rows[above_it], weights=is_label[above_it], minlength=len(true))
-    predicted = np.bincount(rows[above_it], minlength=len(true))
-    return Best(float(_image_scores(hits, true, predicted, beta).mean()), threshold), bound
+    def best(self, probabilities: Probabilities, targets: Targets) -> Best:
+        """The score at the best joint threshold."""
+        return self._best(probabilities, targets) if self._best else Best(self.score(probabilities, targets), None)
 
 
 def log_loss(probabilities: Probabilities, targets: Targets) -> float:
@@ -130,28 +72,124 @@ def log_loss(probabilities: Probabilities, targets: Targets) -> float:
     return float(-np.log(np.where(targets, p, 1 - p)).mean(dtype=np.float64))
 
 
-def middle(lower: np.float32, upper: np.float32) -> float:
-    """The float32 threshold t, lower <= t < upper, that is farthest from both, so that rounding flips nothing."""
-    half = np.float32((np.float64(lower) + np.float64(upper)) / 2)
-    return float(half if lower <= half < upper else lower)
+def class_log_loss(probabilities: Probabilities, targets: Targets) -> float:
+    """Multi-class cross-entropy: the mean of -log p of the true class; p is at least 1e-7."""
+    return float(-np.log(np.maximum(probabilities[targets], np.float32(1e-7))).mean(dtype=np.float64))
 
 
-def _image_scores(hits: NDArray, true: NDArray, predicted: NDArray | np.int64, beta: float) -> NDArray[np.float64]:
-    """Scores of images from counts that broadcast: labels hit, true labels, predicted labels."""
-    weight = beta * beta
-    return (1 + weight) * hits / np.maximum(weight * true + predicted, 1e-9)  # 0 / 0 counts as 0
+def top_class(probabilities: Probabilities) -> Targets:
+    """One True a row: the most probable class."""
+    return np.asarray(probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1]))
 
 
-def best_constant_labels(targets: Targets, beta: float = 2.0) -> list[int]:
-    """The most frequent classes, as many of them as give every image the best F-beta when predicted for all.
+def accuracy(probabilities: Probabilities, targets: Targets) -> float:
+    """Share of images whose most probable class is the true one."""
+    return float(np.take_along_axis(targets, probabilities.argmax(axis=1)[:, None], axis=1).mean())
 
-    It is what a submission falls back on when nothing better is known of an image.
+
+def class_fbeta(probabilities: Probabilities, targets: Targets, beta: float) -> NDArray[np.float64]:
+    """F-beta of every class when each image gets its most probable one."""
+    return image_fbeta(top_class(probabilities).T, targets.T, beta)
+
+
+def _falling_counts(values: Probabilities, targets: Targets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels hit and predictions made at each different threshold of one class, the highest first."""
+    keys = falling(values) << np.uint64(1) | targets
+    keys.sort()
+    ends = np.append(np.flatnonzero(np.diff(keys >> np.uint64(1))), len(keys) - 1)
+    return np.cumsum((keys & np.uint64(1)).view(np.int64))[ends], ends + 1
+
+
+def mean_average_precision(probabilities: Probabilities, targets: Targets) -> float:
+    """Mean over classes of sum (R_n - R_n-1) P_n, as scikit-learn's average_precision_score; 0 without any label.
+
+    Classes without positives are left out.
     """
-    order = np.argsort(-np.count_nonzero(targets, axis=0), kind="stable")
     scores = []
-    true = np.count_nonzero(targets, axis=1)
-    hits = np.zeros(len(targets), dtype=np.int64)
-    for count, column in enumerate(order[:50], start=1):
-        hits += targets[:, column]
-        scores.append(_image_scores(hits, true, np.int64(count), beta).mean())
-    return [int(column) for column in order[: int(np.argmax(scores)) + 1]]
+    for column in np.flatnonzero(targets.any(axis=0)):
+        hits, predicted = _falling_counts(probabilities[:, column], targets[:, column])
+        scores.append(np.sum(np.diff(hits, prepend=0) * hits / predicted) / hits[-1])
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def roc_auc(probabilities: Probabilities, targets: Targets) -> float:
+    """Mean over classes of the chance that a positive stands above a negative, equal values counting half.
+
+    Classes with one kind only are left out; 0.5 where no class is left.
+    """
+    scores = []
+    for column in np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0)):
+        hits, predicted = _falling_counts(probabilities[:, column], targets[:, column])
+        misses = predicted - hits
+        below = misses[-1] - misses + np.diff(misses, prepend=0) / 2  # negatives below each group of equal values
+        scores.append(np.sum(np.diff(hits, prepend=0) * below) / (hits[-1] * misses[-1]))
+    return float(np.mean(scores)) if scores else 0.5
+
+
+def _fbeta_by_images(name: str, beta: float) -> Metric:
+    score, best = lambda p, y, t: fbeta(p, y, t, beta), lambda p, y: best_fbeta(p, y, beta)
+    return Metric(name, MULTILABEL, True, True, score, best)
+
+
+def _fbeta_macro(name: str, beta: float) -> Metric:
+    score, best = lambda p, y, t: fbeta(p.T, y.T, t, beta), lambda p, y: best_fbeta(p.T, y.T, beta)
+    return Metric(name, MULTILABEL, True, True, score, best)
+
+
+def _fbeta_macro_of_top_class(name: str, beta: float) -> Metric:
+    return Metric(name, MULTICLASS, True, False, lambda p, y, t: float(class_fbeta(p, y, beta).mean()))
+
+
+def _f1_above(name: str, bound: float) -> Metric:
+    return Metric(name, MULTICLASS, True, False, lambda p, y, t: float((class_fbeta(p, y, 1.0) > bound).mean()))
+
+
+def find_metric(name: str, task: str) -> Metric:
+    """The metric of a name for a task; `f<beta>`, `f<beta>_macro` and `f1_above_<bound>` take any number.
+
+    Raises:
+        UserError: there is none; says which fit the task.
+    """
+    if name in METRICS[task]:
+        return METRICS[task][name]
+    for pattern, make, makes_for in PATTERNS:
+        match = re.fullmatch(pattern, name)
+        if match and makes_for == task and float(match[1]) > 0:
+            return make(name, float(match[1]))
+    fits = f"task {task} has {', '.join(METRICS[task])} (any number in the place of f's and above's)"
+    if any(name in names for names in METRICS.values()) or any(re.fullmatch(p, name) for p, _, _ in PATTERNS):
+        raise UserError(f"{name!r} does not fit task {task}", key="metric", hint=fits)
+    near = did_you_mean(name, METRICS[task])
+    raise UserError(f"unknown metric {name!r}", key="metric", hint=f"{near} {fits}" if "did you" in near else fits)
+
+
+_NUMBER = r"([0-9]{1,3}(?:\.[0-9]{1,4})?)"
+PATTERNS: list[tuple[str, Callable[[str, float], Metric], str]] = [
+    (f"f{_NUMBER}", _fbeta_by_images, "multilabel"),
+    (f"f{_NUMBER}_macro", _fbeta_macro, "multilabel"),
+    (f"f{_NUMBER}_macro", _fbeta_macro_of_top_class, "multiclass"),
+    (f"f1_above_{_NUMBER}", _f1_above, "multiclass"),
+]
+_BOTH = [
+    Metric("map", MULTILABEL | MULTICLASS, True, False, lambda p, y, t: mean_average_precision(p, y)),
+    Metric("roc_auc", MULTILABEL | MULTICLASS, True, False, lambda p, y, t: roc_auc(p, y)),
+]
+METRICS: dict[str, dict[str, Metric]] = {
+    "multilabel": {
+        "f2": _fbeta_by_images("f2", 2.0),
+        "f1": _fbeta_by_images("f1", 1.0),
+        "f0.5": _fbeta_by_images("f0.5", 0.5),
+        "f2_macro": _fbeta_macro("f2_macro", 2.0),
+        "f1_macro": _fbeta_macro("f1_macro", 1.0),
+        **{metric.name: metric for metric in _BOTH},
+        "log_loss": Metric("log_loss", MULTILABEL, False, False, lambda p, y, t: log_loss(p, y)),
+    },
+    "multiclass": {
+        "accuracy": Metric("accuracy", MULTICLASS, True, False, lambda p, y, t: accuracy(p, y)),
+        "f1_macro": _fbeta_macro_of_top_class("f1_macro", 1.0),
+        "f2_macro": _fbeta_macro_of_top_class("f2_macro", 2.0),
+        "f1_above": _f1_above("f1_above", 0.7),
+        **{metric.name: metric for metric in _BOTH},
+        "log_loss": Metric("log_loss", MULTICLASS, False, False, lambda p, y, t: class_log_loss(p, y)),
+    },
+}

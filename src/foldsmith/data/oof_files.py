@@ -27,7 +27,7 @@ class Sidecar:
     weights_sha256: str
     metric: str
     score: float
-    threshold: float
+    threshold: float | None  # None: the metric has none
     views: list[str]
     speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
 
