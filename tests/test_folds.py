@@ -9,7 +9,8 @@ import pytest
 
 from foldsmith.config import Config
 from foldsmith.data.folds import Folds, folds_sha256, load_folds, make_folds
-from foldsmith.data.tables import Classes, Table, read_csv, read_table
+from foldsmith.data.sheets import read_csv
+from foldsmith.data.tables import Classes, Table, read_table
 from foldsmith.errors import UserError
 from tests.conftest import DATA
 from tests.test_tables import AWKWARD_IDS

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from foldsmith.config import Config
-from foldsmith.data.tables import Table, read_csv, read_sample, read_table
+from foldsmith.data.sheets import read_csv
+from foldsmith.data.tables import Table, read_sample, read_table
 from foldsmith.errors import UserError
 from tests.conftest import DATA
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
-from foldsmith.data.tables import Table, read_csv
+from foldsmith.data.sheets import read_csv
+from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_lines, write_text
 

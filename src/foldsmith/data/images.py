@@ -30,11 +30,14 @@ class ImageError(Exception):
     """A file that is not a readable image; the message is the reason."""
 
 
-def find_images(folder: Path, ids: Sequence[str], extension: str | None = None) -> list[Path]:
+def find_images(
+    folder: Path, ids: Sequence[str], extension: str | None = None, elsewhere: Path | None = None
+) -> list[Path]:
     """The image file of every id: `<id><extension>`, or the id itself where it already names a file.
 
     Args:
         extension: such as ".jpg"; by default each id's file is found among the usual ones.
+        elsewhere: a second folder, for those that the first does not have.
 
     Raises:
         UserError: with the count of missing files and the first five; or when two files fit one id.
@@ -61,6 +64,9 @@ def find_images(folder: Path, ids: Sequence[str], extension: str | None = None) 
         if not found:
             missing.append(name)
         paths.append(folder / (found[0] if found else name))
+    if missing and elsewhere is not None:
+        there = dict(zip(missing, find_images(elsewhere, missing, extension), strict=True))
+        return [there.get(name, path) for name, path in zip(ids, paths, strict=True)]
     if missing:
         first = ", ".join(missing[:5])
         tried = extension or ", ".join(EXTENSIONS)

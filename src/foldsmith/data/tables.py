@@ -1,23 +1,29 @@
 """Label tables: csv files into ids, sparse labels and the class list. Ids are text, byte for byte, always."""
 
-import csv
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
+from foldsmith.data.sheets import (
+    ID_COLUMNS,
+    PSEUDO,
+    Sheet,
+    checked_ids,
+    group_column,
+    id_column,
+    label_column,
+    read_csv,
+)
 from foldsmith.errors import UserError, did_you_mean
 from foldsmith.files import sha256_lines
 
-ID_COLUMNS = ["id", "image_id", "image", "image_name", "img_id", "filename", "file_name", "file", "name"]
-LABEL_COLUMNS = ["attribute_ids", "labels", "label", "tags", "target", "targets", "classes", "class", "category"]
 SEPARATORS = [";", "|", ","]  # and the space, where these are rare
 
 
@@ -42,6 +48,7 @@ class Table:
     indices: NDArray[np.int32]
     classes: Classes
     separator: str = " "  # between labels
+    groups: list[str] | None = None  # of every image, where data.group_column is named
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,147 +63,107 @@ class Table:
 
     @cached_property
     def sha256(self) -> str:
-        """Changes with any id, label, class or their order."""
+        """Changes with any id, label, class or group, or their order."""
         labels = (f"{self.starts[row]} {name}" for row, name in enumerate(self.ids))
-        return sha256_lines(
-            [self.classes.sha256, sha256_lines(labels), hashlib.sha256(self.indices.tobytes()).hexdigest()]
-        )
+        parts = [self.classes.sha256, sha256_lines(labels), hashlib.sha256(self.indices.tobytes()).hexdigest()]
+        return sha256_lines(parts if self.groups is None else [*parts, sha256_lines(self.groups)])
 
     def take(self, rows: NDArray[np.int64]) -> "Table":
         """The table of some rows, in the order given."""
         parts = [self.indices[self.starts[row] : self.starts[row + 1]] for row in rows]
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         indices = np.concatenate(parts) if parts else self.indices[:0]
-        return Table([self.ids[row] for row in rows], starts, indices, self.classes, self.separator)
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        return Table([self.ids[row] for row in rows], starts, indices, self.classes, self.separator, groups)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Images of every class, (classes,)."""
+        return np.bincount(self.indices, minlength=len(self.classes.tokens))
+
+    def rarest(self) -> NDArray[np.int64]:
+        """The class of every image that has the fewest images; the number of classes where it has no label."""
+        counts = self.counts()
+        lengths = np.diff(self.starts)
+        rarest = np.full(len(self), len(counts), dtype=np.int64)
+        by_count = np.lexsort((self.indices, counts[self.indices], np.repeat(np.arange(len(self)), lengths)))
+        rarest[lengths > 0] = self.indices[by_count[self.starts[:-1][lengths > 0]]]
+        return rarest
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A csv file as text: the header, and each record with the line on which it ends."""
+def valid_csv_path(config: Config) -> Path:
+    """The csv of the experiment's table, by which folds, validation and OOF go: data.valid_csv, else data.train_csv.
 
-    path: Path
-    columns: list[str]
-    rows: list[list[str]]
-    lines: Sequence[int]
-
-    def column(self, name: str) -> list[str]:
-        index = self.columns.index(name)
-        return [row[index] for row in self.rows]
-
-
-def read_csv(path: Path) -> Sheet:
-    """Read a csv (comma, semicolon or tab; quotes; a BOM; any line ends) without interpreting a single value."""
-    if not path.is_file():
-        raise UserError("file not found", file=path, hint="data.root or the key that names this file is wrong")
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(file.readline())
-            file.seek(0)
-            for record, line in _records(file, delimiter):
-                rows.append(record)
-                lines.append(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"is not UTF-8 text ({error.reason})", file=path) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", file=path) from None
-    except csv.Error as error:
-        raise UserError(f"is not valid csv: {error}", file=path, line=(lines[-1] + 1) if lines else 1) from None
-    if not rows:
-        raise UserError("is empty", file=path)
-    header = rows[0]
-    if len(set(header)) != len(header):
-        raise UserError(f"two columns have the same name: {header}", file=path, line=lines[0])
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(header):
-            raise UserError(f"{len(row)} fields, but the header has {len(header)}", file=path, line=line)
-    return Sheet(path, header, rows[1:], lines[1:])
-
-
-def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    for record in reader:
-        if record:  # an empty line
-            yield record, reader.line_num
-
-
-def _delimiter(header: str) -> str:
-    """The delimiter that splits the header into the most fields; of equal ones the comma."""
-    return max((",", ";", "\t"), key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
-
-
-def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) -> str:
-    if named is not None:
-        if named not in sheet.columns:
-            hint = did_you_mean(named, sheet.columns)
-            raise UserError(
-                f"no column {named!r} in the header {sheet.columns}", file=sheet.path, line=1, key=key, hint=hint
-            )
-        return named
-    by_lower = {column.lower(): column for column in sheet.columns}
-    for name in usual:
-        if name in by_lower:
-            return by_lower[name]
-    raise UserError(
-        f"which of the columns {sheet.columns} is it?", file=sheet.path, line=1, key=key, hint=f"name it: {key}: ..."
-    )
-
-
-def id_column(sheet: Sheet, config: Config) -> str:
-    """The column of image ids: the one named in the config, else the first of the usual names."""
-    return _find_column(sheet, config.data.id_column, ID_COLUMNS, "data.id_column")
-
-
-def label_column(sheet: Sheet, config: Config) -> str:
-    """The column of labels: the one named in the config, else a usual name, else the only column beside the id."""
-    others = [column for column in sheet.columns if column != id_column(sheet, config)]
-    if config.data.label_column is None and len(others) == 1:
-        return others[0]
-    return _find_column(sheet, config.data.label_column, LABEL_COLUMNS, "data.label_column")
-
-
-def checked_ids(sheet: Sheet, column: str) -> list[str]:
-    """The ids of a table; an empty or repeated one is an error that names the lines."""
-    ids = sheet.column(column)
-    seen: dict[str, int] = {}
-    for name, line in zip(ids, sheet.lines, strict=True):
-        if not name:
-            raise UserError(f"empty {column}", file=sheet.path, line=line)
-        if name in seen:
-            raise UserError(f"duplicate id {name!r}, first on line {seen[name]}", file=sheet.path, line=line)
-        seen[name] = line
-    return ids
+    A train_csv that `foldsmith pseudo-label` wrote leaves that to <root>/train.csv.
+    """
+    if config.data.valid_csv is not None:
+        return Path(config.data.valid_csv)
+    if config.data.train_csv is not None and PSEUDO in read_csv(Path(config.data.train_csv), max_rows=0).columns:
+        return Path(config.data.root) / "train.csv"
+    return config.data_path("train_csv")
 
 
 def read_table(config: Config) -> Table:
-    """The training table of a config: ids, labels and classes."""
-    sheet = read_csv(config.data_path("train_csv"))
+    """The table of an experiment: ids, original labels, classes and groups."""
+    sheet = read_csv(valid_csv_path(config))
+    if PSEUDO in sheet.columns:
+        raise UserError(
+            f"has a column {PSEUDO!r}: validation would go by pseudo labels",
+            file=sheet.path,
+            line=1,
+            key="data.valid_csv",
+            hint="name the table of the original labels: data.valid_csv: ...",
+        )
     ids = checked_ids(sheet, id_column(sheet, config))
     if not ids:
         raise UserError("has no rows", file=sheet.path)
     texts = sheet.column(label_column(sheet, config))
-    separator = config.data.label_separator or _separator(texts)
-    words = [[word.strip() for word in text.split(separator) if word.strip()] for text in texts]
+    one_label = config.data.task == "multiclass"
+    separator = config.data.label_separator or (" " if one_label else _separator(texts))
+    words = label_words(sheet, config, separator)
     classes = read_classes(config, words)
     index = _token_index(classes, words)
     if list(index) != classes.tokens:  # the table writes names, so the submission does
         classes = Classes(classes.names, classes.names)
+    hint = f"see {config.data_path('labels_csv')}; " + ("data.task: multiclass splits no label; " if one_label else "")
+    starts, indices = encode_labels(sheet, ids, words, index, hint)
+    return Table(ids, starts, indices, classes, separator, group_column(sheet, config))
 
+
+def label_words(sheet: Sheet, config: Config, separator: str) -> list[list[str]]:
+    """The labels of every row as they are written; of a multiclass task exactly one, which is never split."""
+    texts = sheet.column(label_column(sheet, config))
+    if config.data.task == "multilabel":
+        return [[word.strip() for word in text.split(separator) if word.strip()] for text in texts]
+    ids = sheet.column(id_column(sheet, config))
+    for name, text, line in zip(ids, texts, sheet.lines, strict=True):
+        if not text.strip():
+            raise UserError(
+                f"{name!r} has no label ({text!r}), and data.task: multiclass wants exactly one",
+                file=sheet.path,
+                line=line,
+                hint="give it a label, remove the row, or take data.task: multilabel",
+            )
+    return [[text.strip()] for text in texts]
+
+
+def encode_labels(
+    sheet: Sheet, ids: list[str], words: list[list[str]], index: Mapping[str, int], hint: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Labels as `starts` and `indices` of a Table; one that `index` does not have is an error with its line."""
     starts = np.zeros(len(ids) + 1, dtype=np.int64)
     indices: list[int] = []
     for row, labels in enumerate(words):
         for label in labels:
             if label not in index:
                 raise UserError(
-                    f"label {label!r} of {ids[row]!r} is not in the class list ({len(classes.tokens)} classes)",
+                    f"label {label!r} of {ids[row]!r} is not in the class list ({len(index)} classes)",
                     file=sheet.path,
                     line=sheet.lines[row],
-                    hint=f"see {config.data_path('labels_csv')}; {did_you_mean(label, index)}",
+                    hint=hint + did_you_mean(label, index),
                 )
         indices.extend(sorted({index[label] for label in labels}))
         starts[row + 1] = len(indices)
-    return Table(ids, starts, np.array(indices, dtype=np.int32), classes, separator)
+    return starts, np.array(indices, dtype=np.int32)
 
 
 def _separator(texts: list[str]) -> str:
@@ -214,7 +181,7 @@ def read_classes(config: Config, words: list[list[str]]) -> Classes:
             raise UserError("file not found", file=path, key="data.labels_csv")
         tokens = sorted({word for labels in words for word in labels}, key=_natural)
         if not tokens:
-            raise UserError("no image has a label", file=config.data_path("train_csv"))
+            raise UserError("no image has a label", file=valid_csv_path(config))
         return Classes(tokens, tokens)
     sheet = read_csv(path)
     tokens = checked_ids(sheet, sheet.columns[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foldsmith.data.tables import Sheet, read_csv
+from foldsmith.data.sheets import Sheet, read_csv
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 from foldsmith.metrics import Targets
