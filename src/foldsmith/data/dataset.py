@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from foldsmith.data.augment import Augment
 from foldsmith.data.images import ImageError, read_image
+from foldsmith.data.sampling import EpochDraws
 from foldsmith.errors import UserError
 
 Draw = tuple[int, int, int]  # (row of the dataset, epoch, how often the row was drawn before in this epoch)
@@ -48,14 +50,22 @@ class AugmentedImages(Dataset):
 
 
 class EpochOrder:
-    """Batches of draws for the epoch that `epoch` is set to: a permutation that depends on (seed, epoch) only.
+    """Batches of draws for the epoch that `epoch` is set to: an order that depends on (seed, epoch) only.
 
+    Every row once, or as the sampler draws. `batches` may be set lower for an epoch: it is cut there.
     An incomplete last batch is dropped (batch norm fails on one image), unless it is the only one.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, max_batches: int | None = None) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        batches = max(1, rows // batch_size)
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        max_batches: int | None = None,
+        sampler: EpochDraws | None = None,
+    ) -> None:
+        self.rows, self.batch_size, self.seed, self.sampler = rows, batch_size, seed, sampler
+        batches = max(1, (sampler.length if sampler else rows) // batch_size)
         self.batches = min(batches, max_batches) if max_batches else batches
         self.epoch = 0
 
@@ -63,10 +73,15 @@ class EpochOrder:
         return self.batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(self.sampler.draw(generator) if self.sampler else self.rows)
+        drawn: Counter[int] = Counter()
         for batch in range(self.batches):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(int(row), self.epoch, 0) for row in rows]
+            draws = []
+            for row in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
+                draws.append((row, self.epoch, drawn[row]))
+                drawn[row] += 1
+            yield draws
 
 
 def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pin: bool) -> DataLoader:
