@@ -1,15 +1,16 @@
-"""The K-fold split: multi-label stratified, made once, kept in folds.csv, checked by its hash ever after."""
+"""The K-fold split: stratified by label, made once, kept in folds.csv, checked by its hash ever after."""
 
-import io
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
-from foldsmith.data.sheets import read_csv
+from foldsmith.data.sheets import csv_line, read_csv
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_lines, write_text
@@ -42,11 +43,8 @@ def load_folds(config: Config, table: Table, path: Path, made: NDArray[np.int64]
             raise UserError(f"is another split than {named}", file=path, key="data.folds", hint="--fresh starts over")
     else:
         fold_of = make_folds(config, table) if made is None else made
-        lines = io.StringIO()
-        for name, fold in zip(table.ids, fold_of, strict=True):
-            quoted = '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"\r\n') else name
-            lines.write(f"{quoted},{fold}\n")
-        write_text(path, "id,fold\n" + lines.getvalue())
+        lines = [csv_line([name, str(fold)]) for name, fold in zip(table.ids, fold_of, strict=True)]
+        write_text(path, "".join(["id,fold\n", *lines]))
     return Folds(fold_of, folds_sha256(table.ids, fold_of))
 
 
@@ -56,26 +54,95 @@ def folds_sha256(ids: list[str], fold_of: NDArray[np.int64]) -> str:
 
 
 def make_folds(config: Config, table: Table) -> NDArray[np.int64]:
-    """Split as the config says: an existing file, or multi-label stratification (Sechidis et al. 2011)."""
+    """Split as the config says: an existing file, or stratified by label, with every group in one fold.
+
+    Multi-label tables are split by iterative stratification (Sechidis et al. 2011); with groups, scikit-learn's
+    StratifiedGroupKFold goes by each image's rarest label. Multiclass tables: scikit-learn's StratifiedKFold.
+    """
+    num_folds = config.data.num_folds
     if config.data.folds is not None:
         path = Path(config.data.folds)
-        if path.suffix == ".npy":
-            return _read_folds_npy(path, table, config.data.num_folds)
-        return read_folds_csv(path, table, config.data.num_folds)
-    if len(table) < config.data.num_folds:
-        raise UserError(f"{len(table)} images are too few for {config.data.num_folds} folds", key="data.num_folds")
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-
-    labels = table.targets().astype(np.int8)
-    if labels.shape[1] == 1:
-        labels = np.hstack([labels, 1 - labels])  # it wants two columns at least
-    splitter = MultilabelStratifiedKFold(config.data.num_folds, shuffle=True, random_state=config.data.folds_seed)
-    fold_of = np.zeros(len(table), dtype=np.int64)
+        read = _read_folds_npy if path.suffix == ".npy" else read_folds_csv
+        fold_of = read(path, table, num_folds)
+        _check_groups(fold_of, table, path)
+        return fold_of
+    if len(table) < num_folds:
+        raise UserError(f"{len(table)} images are too few for {num_folds} folds", key="data.num_folds")
+    if table.groups is not None:
+        return _split_groups(config, table, table.groups)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it divides by zero for classes that no image has
-        for fold, (_, rows) in enumerate(splitter.split(np.zeros(len(table)), labels)):
-            fold_of[rows] = fold
+        # iterstrat divides by zero for classes that no image has; scikit-learn warns of classes with fewer images than
+        # folds: they are usual, and the report of `foldsmith folds` names them.
+        warnings.simplefilter("ignore")
+        if config.data.task == "multiclass":
+            from sklearn.model_selection import StratifiedKFold
+
+            splitter = StratifiedKFold(num_folds, shuffle=True, random_state=config.data.folds_seed)
+            labels = _classes_to_spread(table, num_folds)
+        else:
+            from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+            splitter = MultilabelStratifiedKFold(num_folds, shuffle=True, random_state=config.data.folds_seed)
+            labels = table.targets().astype(np.int8)
+            if labels.shape[1] == 1:
+                labels = np.hstack([labels, 1 - labels])  # it wants two columns at least
+        return _fold_of(splitter.split(np.zeros(len(table)), labels), len(table))
+
+
+def _classes_to_spread(table: Table, num_folds: int) -> NDArray[np.int64]:
+    """Each image's rarest label (of one label: it); all alike where no class can be in every fold.
+
+    scikit-learn refuses to split then, and there is nothing to stratify by.
+    """
+    labels = table.rarest()
+    return labels if np.bincount(labels).max() >= num_folds else np.zeros_like(labels)
+
+
+def _split_groups(config: Config, table: Table, groups: list[str]) -> NDArray[np.int64]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    num_folds, count = config.data.num_folds, len(set(groups))
+    if count < num_folds:
+        raise UserError(
+            f"{config.data.group_column!r} has {count} groups, too few for {num_folds} folds (data.num_folds)",
+            key="data.group_column",
+            hint="fewer folds, or a finer column",
+        )
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=config.data.folds_seed)
+    labels = _classes_to_spread(table, num_folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with fewer images than folds
+        fold_of = _fold_of(splitter.split(np.zeros(len(table)), labels, groups), len(table))
+    sizes = np.bincount(fold_of, minlength=num_folds)
+    if not sizes.all():
+        raise UserError(
+            f"the {count} groups of {config.data.group_column!r} cannot be spread over {num_folds} folds: "
+            f"fold {sizes.argmin()} would be empty",
+            key="data.group_column",
+            hint="fewer folds (data.num_folds), another data.folds_seed, or a finer column",
+        )
     return fold_of
+
+
+def _fold_of(splits: Iterable[tuple[Any, NDArray[np.int64]]], images: int) -> NDArray[np.int64]:
+    fold_of = np.zeros(images, dtype=np.int64)
+    for fold, (_, rows) in enumerate(splits):
+        fold_of[rows] = fold
+    return fold_of
+
+
+def _check_groups(fold_of: NDArray[np.int64], table: Table, path: Path) -> None:
+    """A group in two folds of an existing split would be trained on and validated."""
+    first: dict[str, tuple[int, str]] = {}
+    for fold, group, name in zip(fold_of.tolist(), table.groups or [], table.ids, strict=bool(table.groups)):
+        known, other = first.setdefault(group, (fold, name))
+        if known != fold:
+            raise UserError(
+                f"group {group!r} is in fold {known} ({other}) and in fold {fold} ({name})",
+                file=path,
+                key="data.folds",
+                hint="take data.folds out, and the split is made by data.group_column",
+            )
 
 
 def read_folds_csv(path: Path, table: Table, num_folds: int) -> NDArray[np.int64]:
