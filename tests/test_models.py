@@ -7,7 +7,8 @@ import torch
 from foldsmith import demo_weights
 from foldsmith.config import Config
 from foldsmith.errors import UserError
-from foldsmith.models.build import build_model, set_trainable, train_mode, with_image_stats
+from foldsmith.models.archs import ALIASES, VARIANTS, is_arch, resolve_arch, unknown_arch
+from foldsmith.models.build import build_model, layer_groups, set_trainable, train_mode, with_image_stats
 from foldsmith.models.weights import load_pretrained
 
 ARCH = "test_efficientnet"
@@ -84,6 +85,106 @@ def test_a_failed_download_says_what_else_there_is(monkeypatch):
     assert (caught.value.code, caught.value.key) == (3, "model.pretrained")
 
 
+# The networks of the four published solutions in configs/.
+NETWORKS = [
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200", "wide_resnet50_2", "cbam_resnet50"),
+    *("densenet121", "densenet161", "densenet169", "densenet201", "resnext101_32x4d", "vgg16", "vgg16_bn"),
+    *("inception_v4", "inception_resnet_v2", "pnasnet5large", "legacy_xception", "seresnext50_32x4d"),
+    *("seresnext101_32x4d", "legacy_seresnext50_32x4d", "legacy_seresnext101_32x4d"),
+]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "head_layers"),
+    [("catavgmax", [8, 4]), *(pytest.param(name, [], marks=pytest.mark.slow) for name in ("avg", "max", "avgmax"))],
+)
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_every_network_of_the_recipes_takes_every_pooling_and_a_deeper_head(arch, pooling, head_layers):
+    with torch.device("meta"):  # shapes only
+        network = build_model(arch, num_classes=5, input_size=(128, 128), pooling=pooling, head_layers=head_layers)
+        assert network.eval()(torch.zeros(2, 3, 128, 128)).shape == (2, 5)
+    groups = layer_groups(network)
+    assert sorted(sum(groups, [])) == sorted(name for name, _ in network.named_parameters())
+    set_trainable(network, "head")
+    head = trainable_names(network)
+    assert len(head) == 2 + 3 * len(head_layers)
+    assert head <= set(groups[-1])
+
+
+def test_a_deeper_head_is_what_the_recipe_says():
+    with torch.device("meta"):
+        vgg = build_model("vgg16", num_classes=403, input_size=(224, 224), head_layers=[4096, 4096], dropout=0.5)
+    kinds = [type(layer).__name__ for layer in vgg.head.fc.layers]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2 + ["Linear"]
+    assert [layer.p for layer in vgg.head.fc.layers if isinstance(layer, torch.nn.Dropout)] == [0.5, 0.5]
+    set_trainable(vgg, ["features.24", "features.26", "features.28", "head"])
+    # block 5 (3 convolutions of 512), then 512 -> 4096 -> 4096 -> 403; published: "about 27M parameters to train"
+    block5, norms = 3 * (512 * 512 * 9 + 512), 2 * 2 * 4096
+    expected = block5 + norms + 512 * 4096 + 4096 * 4096 + 4096 * 403 + 403
+    assert sum(parameter.numel() for parameter in vgg.parameters() if parameter.requires_grad) == expected == 27621267
+
+
+def test_a_deeper_head_needs_one_linear_classifier():
+    for arch in ("test_vit", "test_efficientnet"):
+        assert small(arch, head_layers=[7]).eval()(images()).shape == (2, 3)
+    with pytest.raises(UserError, match="^model.head_layers: the classifier of 'deit_tiny_distilled_patch16_224' is"):
+        small("deit_tiny_distilled_patch16_224", head_layers=[7])
+
+
+def test_cbam_is_timm_s_own_attention():
+    with torch.device("meta"):
+        cbam, plain = (build_model(arch, num_classes=3, input_size=(64, 64)) for arch in ("cbam_resnet50", "resnet50"))
+    assert type(cbam.layer1[0].se).__name__ == "CbamModule"
+    more = {name for name, _ in cbam.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    assert len(more) == 16 * 5  # blocks * parameters of an attention module
+    assert all(".se." in name for name in more)
+
+
+def test_weights_of_a_variant_are_those_of_the_network_below_it(monkeypatch):
+    asked = {}
+
+    def create(name, **options):
+        asked[name] = options
+        return timm.models.create_model("test_efficientnet", num_classes=3)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    build_model("cbam_resnet50.tv_in1k", num_classes=3, input_size=(64, 64), download=True)
+    build_model("wrn50_2", num_classes=3, input_size=(64, 64), download=True)
+    assert asked["resnet50.tv_in1k"]["pretrained_strict"] is False
+    assert asked["resnet50.tv_in1k"]["block_args"] == {"attn_layer": "cbam"}
+    assert "pretrained_strict" not in asked["wide_resnet50_2"]
+
+
+def test_weights_that_timm_does_not_have_are_not_asked_for():
+    for arch in ("resnet200", "fbresnet200"):
+        with pytest.raises(UserError, match=f"^model.pretrained: timm has no weights of '{arch}'\n.*pretrained: false"):
+            build_model(arch, num_classes=3, input_size=(64, 64), download=True)
+
+
+def test_names_from_elsewhere_are_timm_s():
+    for name in [*ALIASES, *VARIANTS]:
+        assert is_arch(name), name
+        assert timm.is_model(resolve_arch(name)[0]), name
+        assert resolve_arch(name)[0] not in timm.models.get_deprecated_models(), name
+    assert resolve_arch("xception") == ("legacy_xception", {})
+    assert resolve_arch("resnet50") == ("resnet50", {})
+    assert resolve_arch("wrn50_2.tv_in1k") == ("wide_resnet50_2.tv_in1k", {})
+    assert is_arch("wrn50_2.tv_in1k")
+    assert not is_arch("wrn50_2.a9_in1k")
+    # one of timm's own current names never means another network
+    assert not [name for name in ALIASES if name in timm.list_models()]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("inceptionresnet_v2", "inception_resnet_v2"), ("cbam_resnet5", "cbam_resnet50"), ("Xception", "xception")],
+)
+def test_an_unknown_name_shows_the_nearest(name, near):
+    assert not is_arch(name)
+    assert unknown_arch(name).startswith(f"timm has no model {name!r}; the nearest: ")
+    assert near in unknown_arch(name).split(": ")[1].split(", ")
+
+
 def trainable_names(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -99,6 +200,28 @@ def test_all_head_or_prefixes_train(model):
     expected = {name for name in names if name.startswith("blocks.1.")}
     assert len(expected) > 3
     assert trainable_names(model) == expected | {"bn2.weight", "bn2.bias", "classifier.bias"}
+
+
+def test_the_last_groups_train_and_all_thaws_again(model):
+    groups = layer_groups(model)
+    names = [name for name, _ in model.named_parameters()]
+    starts = [".".join(group[0].split(".")[:2]) for group in groups]
+    assert starts == ["conv_stem.weight", *(f"blocks.{stage}" for stage in range(5)), "classifier.weight"]
+    assert groups[-2][-1].startswith("bn2")
+    resnet = [group[0].split(".")[0] for group in layer_groups(small("resnet18"))]
+    assert resnet == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"]
+    set_trainable(model, "last 2 groups")
+    assert trainable_names(model) == {*groups[-2], *groups[-1]}
+    set_trainable(model, "last 1 group")
+    assert trainable_names(model) == set(groups[-1])
+    set_trainable(model, "last 7 groups")
+    assert trainable_names(model) == set(names)
+    set_trainable(model, "head")
+    set_trainable(model, "all")
+    assert trainable_names(model) == set(names)
+    with pytest.raises(UserError, match="^train.trainable: 'last 8 groups', but the model has 7 groups\n.*conv_stem"):
+        set_trainable(model, "last 8 groups")
+    assert trainable_names(model) == set(names)
 
 
 @pytest.mark.parametrize(

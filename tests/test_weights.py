@@ -10,6 +10,7 @@ import torch
 
 from foldsmith.config import Config
 from foldsmith.errors import UserError
+from foldsmith.models.archs import ALIASES
 from foldsmith.models.build import build_model, train_mode
 from foldsmith.models.weights import config_of, load_model, load_pretrained, read_header, save_weights
 
@@ -104,6 +105,47 @@ def test_pretrained_weights_of_the_same_head_bring_it(tmp_path, model):
     torch.save(source.state_dict(), tmp_path / "a.pth")
     load_pretrained(tmp_path / "a.pth", model)
     assert same_state(model.state_dict(), source.state_dict())
+
+
+def test_weights_beside_the_name_of_their_network(tmp_path, monkeypatch):
+    """[arch, state_dict], as published solutions saved them beside their pickled models."""
+    monkeypatch.setitem(ALIASES, "tiny", "test_resnet")
+    source, path = build_model("tiny", num_classes=2, input_size=(64, 64)), tmp_path / "a.pth"
+    state = source.state_dict()
+    for content in (["tiny", state], ("test_resnet.r160_in1k", {"state_dict": state})):
+        torch.save(content, path)
+        target = build_model("test_resnet", num_classes=5, input_size=(64, 64))
+        load_pretrained(path, target)
+        assert torch.equal(target.layer4[0].conv1.weight, state["layer4.0.conv1.weight"])
+        with pytest.raises(UserError) as caught:
+            load_pretrained(path, small())
+        expected = f"model.pretrained: holds weights of {content[0]!r}, but model.arch is 'test_efficientnet'"
+        assert str(caught.value).split(" (timm's")[0] == f"{path}: {expected}"
+    torch.save([1, state], path)
+    refused(lambda path: load_pretrained(path, target), path, "does not hold a state dict")
+
+
+def test_hidden_layers_that_a_deeper_head_replaces_are_left_out(tmp_path, model):
+    state = {name: torch.full_like(tensor, 2) for name, tensor in model.state_dict().items()}
+    state["pre_logits.fc1.weight"] = torch.zeros(4, 2)
+    torch.save(state, path := tmp_path / "a.pth")
+    refused(lambda path: load_pretrained(path, model), path, r"pre_logits.fc1.weight \(4, 2\): the model has none")
+    model.pre_logits = torch.nn.Identity()  # what VGG has then
+    load_pretrained(path, model)
+    assert set(model.conv_stem.weight.flatten().tolist()) == {2.0}
+
+
+def test_a_model_comes_back_with_its_head_pooling_and_dropout(tmp_path):
+    options = {"dropout": 0.25, "pooling": "catavgmax", "head_layers": [6, 5]}
+    source = build_model(ARCH, num_classes=3, input_size=(64, 96), **options)
+    train_mode(source)
+    source(images())
+    described = header(config=config(**options).model_dump(mode="json"))
+    save_weights(tmp_path / "a.safetensors", source.state_dict(), described)
+    loaded = load_model(tmp_path / "a.safetensors", CPU)
+    assert same_state(loaded.state_dict(), source.state_dict())
+    assert (loaded.drop_rate, [layer.p for layer in loaded.classifier.layers[3::4]]) == (0.25, [0.25, 0.25])
+    assert torch.equal(loaded.eval()(images()), source.eval()(images()))
 
 
 def refused(load, path, message):

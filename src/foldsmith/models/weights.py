@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -20,6 +19,7 @@ from foldsmith.config import Config, dotted
 from foldsmith.config.validate import schema_problems
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path
+from foldsmith.models.archs import is_arch, resolve_arch
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
 
 HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
@@ -72,7 +72,7 @@ def config_of(header: dict[str, Any], path: Path) -> Config:
         raise _untrusted(
             path, f"has a header whose config is not valid: {dotted(problems[0].path)}: {problems[0].message}"
         )
-    if not timm.is_model(config.model.arch):  # it might even be a place to download from, such as hf-hub:...
+    if not is_arch(config.model.arch):  # it might even be a place to download from, such as hf-hub:...
         raise _untrusted(path, f"has a header whose model.arch timm does not know: {config.model.arch!r}")
     if config.model.mean is None or not 0 <= header["fold"] < config.data.num_folds:
         raise _untrusted(path, "has a header without model.mean, or with a fold that its config does not have")
@@ -88,20 +88,35 @@ def load_model(path: Path, device: torch.device) -> nn.Module:
         config.model.arch,
         num_classes=len(header["classes"]),
         input_size=(height, width),
+        dropout=config.model.dropout,
         pooling=config.model.pooling,
+        head_layers=config.model.head_layers,
     )
     _copy_into(model, _read_safetensors(path), path, optional=())
     return model.to(device)
 
 
 def load_pretrained(path: Path, model: nn.Module) -> None:
-    """Start a model from a .safetensors or .pth state dict. The classifier is skipped where its shape differs."""
+    """Start a model from a .safetensors or .pth state dict. The classifier is skipped where its shape differs.
+
+    A .pth may also hold [name of the architecture, state dict], which must be the model's architecture then.
+    """
     if not path.is_file():
         raise UserError(
             "pretrained weights not found", file=path, key="model.pretrained", hint="for the demo's: make weights"
         )
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    _copy_into(model, tensors, path, optional=classifier_prefixes(model))
+    arch, tensors = (None, _read_safetensors(path)) if path.suffix == ".safetensors" else _read_pickle(path)
+    own = model.pretrained_cfg["architecture"]  # type: ignore[index]
+    if arch is not None and resolve_arch(arch)[0].partition(".")[0] != own:
+        raise UserError(
+            f"holds weights of {arch!r}, but model.arch is {own!r} (timm's name)",
+            file=path,
+            key="model.pretrained",
+            hint="name weights of the same architecture, or change model.arch",
+        )
+    # VGG's own hidden layers are not in the model when model.head_layers takes their place.
+    dropped = ("pre_logits",) if isinstance(getattr(model, "pre_logits", None), nn.Identity) else ()
+    _copy_into(model, tensors, path, optional=(*classifier_prefixes(model), *dropped))
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -111,8 +126,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise _untrusted(path, f"is not a safetensors file: {error}") from None
 
 
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict from torch.save, read without running what it may hold; also below `state_dict` or `model`."""
+def _read_pickle(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """A state dict from torch.save, read without running what it may hold; also below `state_dict` or `model`.
+
+    The name of its architecture comes with it where the file holds [name, state dict].
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
@@ -134,12 +152,15 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise _untrusted(
             path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None
+    arch = None
+    if isinstance(content, list | tuple) and len(content) == 2 and isinstance(content[0], str):
+        arch, content = content
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise _untrusted(path, "does not hold a state dict of tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return arch, {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def _copy_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, optional: tuple[str, ...]) -> None:
