@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -216,6 +216,37 @@ def read_sample(config: Config) -> tuple[Sheet, str]:
     column = next(name for name in (config.data.id_column, *usual, sheet.columns[0]) if name in sheet.columns)
     if not checked_ids(sheet, column):
         raise UserError("has no rows", file=sheet.path)
-    if len(sheet.columns) != 2:
-        raise UserError(f"has the columns {sheet.columns}; expected the id and one more", file=sheet.path, line=1)
     return sheet, column
+
+
+def class_columns(config: Config, sample: Sheet, id_column: str, tokens: Sequence[str]) -> list[str] | None:
+    """The sample's column of every class, where it has one a class; None where it has one column for all labels.
+
+    Columns are called as the classes in the label table or as in labels.csv, in any order.
+
+    Raises:
+        UserError: when there are more columns than one, and not those of the classes.
+    """
+    others = [column for column in sample.columns if column != id_column]
+    ways = [list(tokens)]
+    if config.data_path("labels_csv").is_file():
+        labels = read_csv(config.data_path("labels_csv"))
+        name_of = {row[0]: row[1] for row in labels.rows if len(row) > 1}
+        ways.append([name_of.get(token, token) for token in tokens])
+    for columns in ways:
+        if sorted(columns) == sorted(others):
+            return columns
+    if len(others) == 1:
+        return None
+    columns = max(ways, key=lambda way: len({*way} & {*others}))
+    wrong = {
+        "missing": [each for each in columns if each not in others],
+        "unknown": [each for each in others if each not in columns],
+    }
+    found = "; ".join(f"{what}: {', '.join(names[:5])} ({len(names)})" for what, names in wrong.items() if names)
+    raise UserError(
+        f"beside {id_column!r} it has {len(others)} columns that are not those of the {len(tokens)} classes; {found}",
+        file=sample.path,
+        line=1,
+        hint="one column for all labels, or one of probabilities for each class, named like the class",
+    )

@@ -1,17 +1,15 @@
 """submission.csv: the columns and the row order of sample_submission.csv, ids byte for byte."""
 
-import csv
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from foldsmith.data.sheets import Sheet, read_csv
+from foldsmith.data.sheets import Sheet, csv_line, read_csv
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
-from foldsmith.metrics import Targets
+from foldsmith.metrics import Probabilities, Targets
 
 
 def label_lists(predicted: Targets, tokens: Sequence[str], separator: str) -> list[str]:
@@ -24,14 +22,39 @@ def label_lists(predicted: Targets, tokens: Sequence[str], separator: str) -> li
     return [separator.join(tokens[int(index)] for index in np.flatnonzero(row)) for row in predicted]
 
 
+def top_labels(probabilities: Probabilities, tokens: Sequence[str]) -> list[str]:
+    """The most probable label of every image, of equal ones the first.
+
+    Args:
+        probabilities: float32 (images, classes).
+    """
+    return [tokens[int(index)] for index in probabilities.argmax(axis=1)]
+
+
 def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence[str]) -> None:
     """Write one value a row of the sample, which has two columns."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(sample.columns)
-    for name, value in zip(sample.column(id_column), values, strict=True):
-        writer.writerow([name, value] if sample.columns[0] == id_column else [value, name])
-    write_text(path, text.getvalue())
+    (column,) = (column for column in sample.columns if column != id_column)
+    _write(path, sample, id_column, {column: values})
+
+
+def write_probabilities(
+    path: Path, sample: Sheet, id_column: str, columns: Sequence[str], probabilities: Probabilities
+) -> None:
+    """Write a probability a class, with as many digits as tell a float32 from its neighbours.
+
+    Args:
+        columns: the sample's column of every class (tables.class_columns).
+        probabilities: float32 (rows of the sample, classes).
+    """
+    texts = probabilities.astype(np.float32).astype(str)
+    _write(path, sample, id_column, {column: texts[:, index].tolist() for index, column in enumerate(columns)})
+
+
+def _write(path: Path, sample: Sheet, id_column: str, values: Mapping[str, Sequence[str]]) -> None:
+    """Write the sample's columns in its order; `values` has all of them but the ids."""
+    fields = {id_column: sample.column(id_column), **values}
+    rows = zip(*(fields[column] for column in sample.columns), strict=True)
+    write_text(path, "".join(csv_line(row) for row in [sample.columns, *rows]))
     _check(path, sample, id_column)
 
 

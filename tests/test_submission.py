@@ -1,0 +1,89 @@
+"""The forms of submission.csv: label lists, one label, a probability a class; always the sample's columns and ids."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foldsmith.config import Config
+from foldsmith.data.sheets import Sheet, read_csv
+from foldsmith.data.tables import class_columns, read_sample
+from foldsmith.errors import UserError
+from foldsmith.inference.submission import label_lists, top_labels, write_probabilities, write_submission
+
+TOKENS = ["0", "1", "2"]
+P = np.array([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2]], dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config(**data: object) -> Config:
+    return Config.model_validate(
+        {
+            "data": {"root": ".", **data},
+            "model": {"arch": "x", "input_size": 8},
+            "train": {"num_epochs": 1},
+            "optimizer": {"name": "adamw"},
+        }
+    )
+
+
+def sample(header: str, ids: tuple[str, ...] = ("b", "a,1")) -> tuple[Sheet, str]:
+    rest = "," * header.count(",")
+    Path("sample_submission.csv").write_text(header + "\n" + "".join(f'"{name}"{rest}\n' for name in ids))
+    return read_sample(config())
+
+
+def columns(header: str) -> list[str] | None:
+    sheet, id_column = sample(header)
+    return class_columns(config(), sheet, id_column, TOKENS)
+
+
+def test_label_lists_and_one_label():
+    assert label_lists(P > 0.15, TOKENS, ";") == ["1;2", "0;1;2"]
+    assert top_labels(P, TOKENS) == ["1", "0"]  # of equal ones the first
+    Path("sample_submission.csv").write_text('label,id\nx,b\nx,"a,1"\n')
+    write_submission(Path("s.csv"), *read_sample(config()), top_labels(P, TOKENS))
+    assert Path("s.csv").read_text() == 'label,id\n1,b\n0,"a,1"\n'
+
+
+def test_a_probability_a_class_is_exact_and_in_the_sample_s_order():
+    Path("sample_submission.csv").write_text("2,id,0,1\n0,b,0,0\n0,a,0,0\n")
+    sheet, id_column = read_sample(config())
+    of_class = class_columns(config(), sheet, id_column, TOKENS)
+    assert of_class == TOKENS
+    values = np.array([[0.1, 1 / 3, 1.0], [1e-8, 0.0, 0.99999994]], dtype=np.float32)
+    write_probabilities(Path("s.csv"), sheet, id_column, of_class, values)
+    assert Path("s.csv").read_text() == "2,id,0,1\n1.0,b,0.1,0.33333334\n0.99999994,a,1e-08,0.0\n"
+    written = read_csv(Path("s.csv"))
+    read = np.array([written.column(column) for column in of_class], dtype=np.float32).T
+    np.testing.assert_array_equal(read, values)
+
+
+def test_columns_are_found_by_token_or_by_name():
+    Path("labels.csv").write_text("id,name\n0,zero\n1,one\n2,two\n")
+    assert columns("id,1,2,0") == ["0", "1", "2"]
+    assert columns("image_id,two,zero,one") == ["zero", "one", "two"]
+    assert columns("id,label") is None
+    sheet, id_column = sample("id,zero")
+    assert class_columns(config(), sheet, id_column, ["0"]) == ["zero"]
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("id,0,1", "it has 2 columns that are not those of the 3 classes; missing: 2 (1)\n"),
+        ("id,0,1,2,3,4", "it has 5 columns that are not those of the 3 classes; unknown: 3, 4 (2)\n"),
+        ("id,zero,tow,one", "3 columns that are not those of the 3 classes; missing: two (1); unknown: tow (1)\n"),
+        ("id", "it has 0 columns that are not those of the 3 classes; missing: 0, 1, 2 (3)\n"),
+    ],
+)
+def test_other_columns_are_refused_by_name(header: str, found: str):
+    Path("labels.csv").write_text("id,name\n0,zero\n1,one\n2,two\n")
+    with pytest.raises(UserError) as caught:
+        columns(header)
+    assert str(caught.value).startswith("sample_submission.csv:1: beside 'id' ") and found in str(caught.value)
+    assert caught.value.code == 2
