@@ -12,12 +12,15 @@ from typing import Any
 import albumentations as A
 import numpy as np
 
-from foldsmith.config.schema import Augmentations, Erase
+from foldsmith.config.schema import Affine, Augmentations, Erase, RectCrop
 from foldsmith.data.images import BORDERS, Geometry, Image
 from foldsmith.errors import UserError
 
-# shift and scale as shares of the image, rotation in degrees, probability
-AFFINE = {"soft": (0.075, 0.15, 10, 0.75), "medium": (0.0625, 0.2, 45, 0.2), "hard": (0.0625, 0.5, 45, 0.75)}
+AFFINE = {
+    "soft": Affine(shift=0.075, scale=[0.85, 1.15], rotate=10, prob=0.75),
+    "medium": Affine(shift=0.0625, scale=[0.8, 1.2], rotate=45, prob=0.2),
+    "hard": Affine(shift=0.0625, scale=[0.5, 1.5], rotate=45, prob=0.75),
+}
 
 
 class Augment:
@@ -26,6 +29,7 @@ class Augment:
     def __init__(self, options: Augmentations, geometry: Geometry) -> None:
         self.geometry = geometry
         self.jitter = options.crop_jitter
+        self.rect_crop = options.rect_crop
         self.erase = options.erase
         self.global_prob = options.global_prob
         self.numpy_random = np.random.Generator(np.random.PCG64(0))
@@ -36,7 +40,10 @@ class Augment:
     def __call__(self, image: Image, key: Sequence[int]) -> Image:
         """Augment one image. `key` are the non-negative numbers that all randomness comes from."""
         self._seed(key)
-        image = self._crop(self.geometry.canvas(image, self.jitter))
+        if self.rect_crop is not None:
+            image = rect_crop(image, self.rect_crop, self.geometry, self.numpy_random)
+        else:
+            image = self._crop(self.geometry.canvas(image, self.jitter))
         if self.global_prob < 1 and self.numpy_random.random() >= self.global_prob:
             return image
         image = self._transformed(image)
@@ -78,14 +85,14 @@ def build_transforms(options: Augmentations, pad: str) -> list[Any]:
     if options.rotate90:
         transforms.append(A.RandomRotate90(p=0.75))  # 0, 90, 180, 270 degrees: a quarter each
     if options.affine:
-        shift, scale, rotate, p = AFFINE[options.affine]
+        affine = AFFINE[options.affine] if isinstance(options.affine, str) else options.affine
         transforms.append(
             A.Affine(
-                translate_percent=(-shift, shift),
-                scale=(1 - scale, 1 + scale),
-                rotate=(-rotate, rotate),
+                translate_percent=(-affine.shift, affine.shift),
+                scale=(affine.scale[0], affine.scale[1]),
+                rotate=(-affine.rotate, affine.rotate),
                 keep_ratio=True,
-                p=p,
+                p=affine.prob,
                 **border,
             )
         )
@@ -100,6 +107,25 @@ def build_transforms(options: Augmentations, pad: str) -> list[Any]:
     if options.noise:
         transforms.append(A.OneOf([A.GaussNoise(std_range=(0.012, 0.03)), A.ISONoise()], p=options.noise))
     return transforms + [getattr(A, extra.name)(**extra.params) for extra in options.extra]
+
+
+def rect_crop(image: Image, options: RectCrop, geometry: Geometry, generator: np.random.Generator) -> Image:
+    """Cut a random rectangle of native pixels and squeeze it to the geometry's height x width.
+
+    The side along the image's longer one is input_size / ratio, the other one input_size, divided by a ratio of its own
+    where scale_both_dims asks for it. No side is longer than the image's.
+    """
+    cut = [geometry.height, geometry.width]
+    height, width = image.shape[:2]
+    along = int(generator.integers(2)) if height == width else int(width > height)
+    for side in (along, 1 - along) if options.scale_both_dims else (along,):
+        cut[side] = round(cut[side] / generator.uniform(options.min_ratio, options.max_ratio))
+    cut = [min(cut[0], height), min(cut[1], width)]
+    top, left = (
+        int(generator.integers(0, length - part + 1)) for length, part in zip((height, width), cut, strict=True)
+    )
+    squeeze = Geometry("squash", geometry.pad, geometry.height, geometry.width)
+    return np.ascontiguousarray(squeeze.canvas(image[top : top + cut[0], left : left + cut[1]]))
 
 
 def erase(image: Image, options: Erase, generator: np.random.Generator) -> Image:
