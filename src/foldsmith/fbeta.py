@@ -64,13 +64,12 @@ def best_of_entries(
 ) -> tuple[Best, float]:
     """The best threshold at or above `floor`, given every (image, class) entry whose value exceeds it.
 
-    As the threshold falls past a value, one more label is predicted and one image's score changes. A sort of the
-    entries by image and value gives these changes, a second one by value and a cumulative sum the score at every
-    threshold. Equal values are passed together. Among equal scores the highest threshold wins.
+    As the threshold falls past a value, one more label is predicted and one image's score changes (`sweep`). Among
+    equal scores the highest threshold wins.
 
     Args:
         values: (entries,), above `floor`.
-        rows: image of each entry; below 2**31.
+        rows: image of each entry.
         is_label: whether the entry's class is one of its image's labels.
         true: number of labels of every image.
 
@@ -83,42 +82,70 @@ def best_of_entries(
     bound = float(fbeta_of_counts(true, true, true + wrong, beta).sum() / max(1, len(true)))
     if not len(values):
         return Best(0.0, max(floor, 0.5)), bound
-
-    # Image, value and label in one integer: numpy sorts integers several times faster than it finds their order.
-    keys = rows.astype(np.uint64) << np.uint64(33) | falling(values) << np.uint64(1) | is_label.view(np.uint8)
-    keys.sort()
-    image = (keys >> np.uint64(33)).view(np.int64)
-    hit = (keys & np.uint64(1)).view(np.int64)
-    value = keys >> np.uint64(1) & np.uint64(0xFFFFFFFF)
-    first = (np.cumsum(predicted) - predicted)[image]  # position of the image's first entry
-    hits = np.cumsum(hit)
-    hits -= hits[first] - hit[first]
-    position = np.arange(len(keys))
-    scores = fbeta_of_counts(hits, true[image], position - first + 1, beta)
-    change = np.diff(scores, prepend=0.0)
-    change[first] = scores[first]
-
-    # Rounding to 1e-9 of an image hides how a cumulative sum rounds, so that equal scores are seen to be equal.
-    order = value << np.uint64(32) | position.view(np.uint64)
-    order.sort()
-    total = np.cumsum(change[order & np.uint64(0xFFFFFFFF)]).round(9)
-
-    # A threshold can only lie between different values.
-    value = order >> np.uint64(32)
-    last_of_value = np.append(np.flatnonzero(value[1:] != value[:-1]), len(value) - 1)
-    best = last_of_value[np.argmax(total[last_of_value])]
-    if total[best] <= 0:  # nothing can be hit: predict nothing
+    nothing = np.zeros(len(true), dtype=np.int64)
+    codes, totals = sweep(falling(values), rows, np.True_, is_label, nothing, nothing, true, beta)
+    best = int(np.argmax(totals))
+    if totals[best] <= 0:  # nothing can be hit: predict nothing
         return Best(0.0, float(values.max())), bound
-    upper, lower = _from_falling(value[best]), np.float32(floor)
-    if best + 1 < len(value):
-        lower = _from_falling(value[best + 1])
-    threshold = middle(lower, upper)
+    lower = from_falling(codes[best + 1]) if best + 1 < len(codes) else np.float32(floor)
+    threshold = middle(lower, from_falling(codes[best]))
 
     # The score once more, without the cumulative sum's rounding.
     over = values > np.float32(threshold)
     hits = np.bincount(rows[over & is_label], minlength=len(true))
     score = fbeta_of_counts(hits, true, np.bincount(rows[over], minlength=len(true)), beta).mean()
     return Best(float(score), threshold), bound
+
+
+def sweep(
+    codes: NDArray[np.uint64],
+    rows: NDArray[np.int64],
+    enters: NDArray[np.bool_] | np.bool_,
+    is_label: NDArray[np.bool_],
+    hits: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    true: NDArray[np.int64],
+    beta: float,
+) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """The sum of all rows' F-beta after each event, where an event makes one entry predicted or ends that it is.
+
+    Args:
+        codes: (events,) when each happens, in rising order; below 2**32. Those of equal codes happen together.
+        rows: of each event, below 2**30.
+        enters: whether the entry becomes predicted.
+        is_label: whether it is one of its row's labels.
+        hits, predicted, true: (rows,) labels hit, labels predicted before the first event, and labels.
+
+    Returns:
+        The different codes, rising, and the sum after all events up to each. Sums are rounded to 1e-9, so that equal
+        ones are equal however a cumulative sum rounds.
+    """
+    # Row, code and what happens in one integer: numpy sorts integers faster than it finds their order.
+    keys = rows.astype(np.uint64) << np.uint64(34)
+    keys |= codes << np.uint64(2)
+    keys |= enters.astype(np.uint64) << np.uint64(1) | is_label.view(np.uint8)
+    keys.sort()
+    row = (keys >> np.uint64(34)).view(np.int64)
+    step = (keys & np.uint64(2)).view(np.int64) - 1
+    position = np.arange(len(keys))
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    first = np.repeat(starts, np.diff(starts, append=len(keys)))
+
+    def within_row(steps: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.int64]:
+        sums = np.cumsum(steps)
+        return sums + np.repeat(before[row[starts]] - sums[starts] + steps[starts], np.diff(starts, append=len(keys)))
+
+    hit = within_row(step * (keys & np.uint64(1)).view(np.int64), hits)
+    scores = fbeta_of_counts(hit, true[row], within_row(step, predicted), beta)
+    at_first = fbeta_of_counts(hits, true, predicted, beta)
+    change = np.where(position == first, scores - at_first[row], np.diff(scores, prepend=0.0))
+
+    order = (keys >> np.uint64(2) & np.uint64(0xFFFFFFFF)) << np.uint64(32) | position.view(np.uint64)
+    order.sort()
+    totals = at_first.sum() + np.cumsum(change[order & np.uint64(0xFFFFFFFF)])
+    code = order >> np.uint64(32)
+    last = np.append(np.flatnonzero(code[1:] != code[:-1]), len(code) - 1)
+    return code[last], totals[last].round(9)
 
 
 def fbeta_of_counts(hits: NDArray, true: NDArray, predicted: NDArray | np.int64, beta: float) -> NDArray[np.float64]:
@@ -133,7 +160,8 @@ def falling(values: NDArray[np.float32]) -> NDArray[np.uint64]:
     return (~(bits ^ (bits >> 31 & 0x7FFFFFFF)) ^ np.int32(-(2**31))).view(np.uint32).astype(np.uint64)
 
 
-def _from_falling(code: np.uint64) -> np.float32:
+def from_falling(code: np.uint64) -> np.float32:
+    """The value of a code."""
     bits = ~(np.uint32(code) ^ np.uint32(1 << 31)).view(np.int32)
     return np.int32(bits ^ (bits >> 31 & 0x7FFFFFFF)).view(np.float32)
 
