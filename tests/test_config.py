@@ -73,7 +73,7 @@ def over(text: str) -> str:
         ),
         ("train:\n  seed: '1'\n", "a.yml:3: train.seed: expected a whole number, got '1'"),
         ("train:\n  seed: true\n", "a.yml:3: train.seed: expected a whole number, got True"),
-        ("train:\n  num_epochs: 1e1\n", "a.yml:3: train.num_epochs: expected a whole number, got 10.0"),
+        ("train:\n  batch_size: 1e1\n", "a.yml:3: train.batch_size: expected a whole number, got 10.0"),
         ("model:\n  dropout: .nan\n", "a.yml:3: model.dropout: expected a number, got '.nan'"),
         ("model:\n  dropout: 1e999\n", "a.yml:3: model.dropout: expected a finite number, got inf"),
         ("model:\n  dropout: true\n", "a.yml:3: model.dropout: expected a number, got True"),
@@ -124,7 +124,7 @@ def test_all_problems_come_at_once() -> None:
     text = over("model:\n  input_size: x\n  dropuot: 1\ndata:\n  task: many\nzzz: 1\n")
     assert refusal(text, "train.seed=-1").splitlines() == [
         "a.yml: 5 problems",
-        "  a.yml:6: data.task: expected one of multilabel, got 'many'",
+        "  a.yml:6: data.task: expected one of multilabel, multiclass, got 'many'",
         "  a.yml:3: model.input_size: expected a list, got 'x'",
         "  a.yml:4: model.dropuot: unknown key; did you mean 'dropout'?",
         "  --set train.seed: train.seed: expected greater than or equal to 0, got -1",

@@ -153,3 +153,34 @@ def test_asymmetric_by_hand():
 def test_values_out_of_range_are_refused(name, params):
     with pytest.raises(ValueError, match=str(next(iter(params.values())))):
         build_loss(name, params)
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    onehot = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    sums = [math.log(math.exp(2) + 1 + math.exp(-1)), math.log(2 + math.e)]
+    first, second = sums[0] - 2, sums[1] - 0
+    assert float(build_loss("cross_entropy", {})(logits, onehot)) == pytest.approx((first + second) / 2, rel=1e-6)
+
+    weights = torch.tensor([1.0, 5.0, 3.0])
+    weighted = float(build_loss("cross_entropy", {}, weights)(logits, onehot))
+    assert weighted == pytest.approx((1 * first + 3 * second) / 4, rel=1e-6)
+    index = torch.nn.CrossEntropyLoss(weight=weights)(logits, torch.tensor([0, 2]))
+    assert weighted == pytest.approx(float(index), rel=1e-6), "torch's own for class indices"
+
+    smoothed = float(build_loss("cross_entropy", {"label_smoothing": 0.3})(logits, onehot))
+    everywhere = [(3 * sums[0] - 1) / 3, (3 * sums[1] - 1) / 3]  # mean of -log p over classes
+    expected = (0.7 * first + 0.3 * everywhere[0] + 0.7 * second + 0.3 * everywhere[1]) / 2
+    assert smoothed == pytest.approx(expected, rel=1e-6)
+
+    mixed = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]])
+    expected = (0.75 * first + 0.25 * sums[0] + second) / 2
+    assert float(build_loss("cross_entropy", {})(logits, mixed)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bce", "mlsm"])
+def test_class_weights_multiply_their_classes(name):
+    logits, targets = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    entries = [bce(x, y) for x, y in zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True)]
+    expected = (3 * entries[0] + entries[1] + 3 * entries[2] + entries[3]) / 4
+    assert float(build_loss(name, {}, torch.tensor([3.0, 1.0]))(logits, targets)) == pytest.approx(expected, rel=1e-6)

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from foldsmith.config.training import Warmup
 from foldsmith.training.optimizers import build_optimizer
 from foldsmith.training.schedules import (
     SCHEDULES,
@@ -184,7 +185,7 @@ def test_set_rates_gives_every_group_its_own():
     optimizer = sgd()
     seen = []
     for step in range(4):
-        set_rates(optimizer, Cosine(), step, total=4, per_epoch=1, warmup_steps=0)
+        set_rates(optimizer, Cosine(), step, total=4, per_epoch=1, warmup=None)
         seen.append(rates_of(optimizer))
     shares = [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
     np.testing.assert_allclose(seen, [[lr * share for lr in RATES] for share in shares], rtol=1e-12)
@@ -193,11 +194,36 @@ def test_set_rates_gives_every_group_its_own():
 def test_warmup_rises_linearly_to_the_schedule():
     optimizer = sgd()
     for step, share in [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (4, 1.0), (9, 1.0)]:
-        set_rates(optimizer, Schedule(), step, total=10, per_epoch=1, warmup_steps=4)
+        set_rates(optimizer, Schedule(), step, total=10, per_epoch=1, warmup=Warmup(steps=4))
         assert rates_of(optimizer) == pytest.approx([lr * share for lr in RATES], rel=1e-12)
-    set_rates(optimizer, Cosine(), 1, total=10, per_epoch=1, warmup_steps=4)
+    set_rates(optimizer, Cosine(), 1, total=10, per_epoch=1, warmup=Warmup(steps=4))
     expected = [0.5 * lr * (1 + math.cos(math.pi / 10)) / 2 for lr in RATES]
     assert rates_of(optimizer) == pytest.approx(expected, rel=1e-12)
+
+
+def test_warmup_to_a_rate_of_its_own():
+    optimizer = sgd()
+    for step, rate in [(0, 0.005), (3, 0.02)]:
+        set_rates(optimizer, Schedule(), step, total=10, per_epoch=1, warmup=Warmup(steps=4, max_lr=0.02))
+        assert rates_of(optimizer) == pytest.approx([rate] * len(RATES), rel=1e-12)
+    set_rates(optimizer, Schedule(), 4, total=10, per_epoch=1, warmup=Warmup(steps=4, max_lr=0.02))
+    assert rates_of(optimizer) == pytest.approx(list(RATES), rel=1e-12)
+
+
+def test_cyclic_rates_decay_at_milestones():
+    plain = Cyclic(base_lr=0.01, step_size_up=2)
+    decaying = Cyclic(base_lr=0.01, step_size_up=2, decay=0.2, decay_milestones=[2, 3])
+    for step, share in [(0, 1), (3, 1), (4, 0.2), (5, 0.2), (6, 0.04), (99, 0.04)]:
+        expected = share * plain.rate(0.1, step, 100, 2)
+        assert decaying.rate(0.1, step, 100, 2) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="decay lies in"):
+        Cyclic(base_lr=0.01, decay=2.0)
+
+
+def test_only_a_falling_rate_asks_for_the_best_weights():
+    schedule = ReduceOnPlateau(factor=0.5, patience=1, reload_best=True)
+    assert [schedule.end_epoch(score) for score in (0.5, 0.6, 0.6, 0.6, 0.6, 0.6)] == [False] * 3 + [True, False, True]
+    assert not any(ReduceOnPlateau(factor=0.5, patience=0).end_epoch(0.1) for _ in range(3))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from foldsmith.errors import UserError
 from foldsmith.files import sha256_file
 from foldsmith.models.weights import read_header
 from foldsmith.training import run as run_module
+from foldsmith.training import scoring
 from foldsmith.training.folder import differing_keys
 from foldsmith.training.run import train_epoch
 
@@ -32,8 +33,9 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int, *, after: bool) -> None:
-    """Let a function of training/run.py die at its n-th call, before or after it did its work."""
-    real, calls = getattr(run_module, function), []
+    """Let a function die at its n-th call, before or after it did its work."""
+    module = run_module if hasattr(run_module, function) else scoring
+    real, calls = getattr(module, function), []
 
     def dying(*args, **kwargs):
         calls.append(None)
@@ -42,7 +44,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, function: str, call: int, *, after:
             raise Killed
         return result
 
-    monkeypatch.setattr(run_module, function, dying)
+    monkeypatch.setattr(module, function, dying)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def test_early_stopping_ends_a_run_that_does_not_improve(small, tmp_path, capsys
     )
     run = fold0(small, tmp_path, *sets)
     rows = (run / "fold0" / "metrics.csv").read_text().splitlines()[1:]
-    scores = [float(row.split(",")[4]) for row in rows]
+    scores = [float(row.split(",")[5]) for row in rows]
     best = max(range(len(scores)), key=lambda epoch: scores[epoch])
     assert len(rows) == best + 1 + 2 < 9
     assert read_header(run / "clipart_tiny_f0.safetensors")["epoch"] == best + 1
@@ -168,7 +170,7 @@ def test_every_schedule_trains(small, tmp_path, rate):
     run = fold0(small, tmp_path, f"scheduler.name={rate}", "train.warmup.steps=3", "train.num_epochs=1")
     row = (run / "fold0" / "metrics.csv").read_text().splitlines()[1].split(",")
     last = {"one_cycle": 0.004 / 25 / 1e4, "cosine": 0.004 * (1 + math.cos(math.pi * 4 / 5)) / 2}
-    assert float(row[1]) == pytest.approx(last.get(rate, 0.004), rel=1e-6)
+    assert float(row[2]) == pytest.approx(last.get(rate, 0.004), rel=1e-6)
 
 
 def test_three_bad_losses_in_a_row_stop_the_run(small, tmp_path):

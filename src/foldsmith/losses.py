@@ -1,4 +1,10 @@
-"""Losses for multi-hot targets. Each takes float logits (N, C) and targets (N, C) in [0, 1] and gives a scalar mean."""
+"""Losses. Each takes float logits (N, C) and targets (N, C) in [0, 1] and gives a scalar mean.
+
+Targets are multi-hot or, for the multiclass task, one-hot; mixup and cutmix make shares of them. A loss whose
+constructor has `class_weights`, float (C,), multiplies each class's part by its weight.
+"""
+
+import inspect
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +15,14 @@ from torch import Tensor, nn
 class BCELoss(nn.Module):
     """Binary cross-entropy on logits, mean over images and classes."""
 
-    def __init__(self) -> None:  # so that its signature says that it takes no arguments
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("class_weights", class_weights)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, targets)
+        return F.binary_cross_entropy_with_logits(logits, targets, weight=self.class_weights)
 
 
 class FocalLoss(nn.Module):
@@ -134,8 +143,33 @@ class AsymmetricLoss(nn.Module):
 class MultiLabelSoftMarginLoss(nn.MultiLabelSoftMarginLoss):
     """torch's own; the mean over classes of binary cross-entropy, then over images: the values of bce."""
 
-    def __init__(self) -> None:
+    def __init__(self, class_weights: Tensor | None = None) -> None:
+        super().__init__(weight=class_weights)
+
+
+class CrossEntropyLoss(nn.Module):
+    """Cross-entropy of a softmax (torch's), for one label an image: the mean weighted by each image's class weight.
+
+    Args:
+        label_smoothing: in [0, 1): share of each target that is spread evenly over all classes.
+    """
+
+    task = "multiclass"
+    class_weights: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is at least 0 and below 1, got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        # Class shares instead of indices: mixup and cutmix need them. torch's mean divides by the weights for indices
+        # only.
+        weights, smoothing = self.class_weights, self.label_smoothing
+        total = F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing, reduction="sum")
+        return total / (len(targets) if weights is None else (targets @ weights).sum())
 
 
 LOSSES: dict[str, type[nn.Module]] = {
@@ -147,9 +181,20 @@ LOSSES: dict[str, type[nn.Module]] = {
     "bce_f2": BCEF2Loss,
     "mlsm": MultiLabelSoftMarginLoss,
     "asymmetric": AsymmetricLoss,
+    "cross_entropy": CrossEntropyLoss,
 }
 
 
-def build_loss(name: str, params: dict[str, float]) -> torch.nn.Module:
+def task_of(loss: type[nn.Module]) -> str:
+    """The task that a loss is for: multilabel where it does not say another."""
+    return getattr(loss, "task", "multilabel")
+
+
+def takes_class_weights(loss: type[nn.Module]) -> bool:
+    """True when the loss can weight classes."""
+    return "class_weights" in inspect.signature(loss).parameters
+
+
+def build_loss(name: str, params: dict[str, float], class_weights: Tensor | None = None) -> torch.nn.Module:
     """The loss that `loss:` chooses."""
-    return LOSSES[name](**params)
+    return LOSSES[name](**params) if class_weights is None else LOSSES[name](**params, class_weights=class_weights)

@@ -33,6 +33,7 @@ class Pipeline:
     batch_size: int
     device: torch.device
     amp: str | None  # "bf16", "fp16" or None for float32
+    task: str  # of data.task: whether logits become probabilities by a sigmoid or a softmax
 
 
 def pipeline_of(config: Config, device: torch.device) -> Pipeline:
@@ -45,6 +46,7 @@ def pipeline_of(config: Config, device: torch.device) -> Pipeline:
         batch_size=config.test.batch_size,
         device=device,
         amp=amp_of(config, device),
+        task=config.data.task,
     )
 
 
@@ -79,10 +81,15 @@ def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float], device
     return x.mul_(scale).add_(shift)
 
 
+def to_probabilities(logits: Tensor, task: str) -> Tensor:
+    """Logits (N, classes) to float32 probabilities: sigmoids, or a softmax where one label excludes the others."""
+    return logits.float().softmax(dim=1) if task == "multiclass" else logits.float().sigmoid()
+
+
 def predict(
     model: nn.Module, paths: Sequence[Path], pipeline: Pipeline, views: Sequence[str], description: str
 ) -> Probabilities:
-    """Probabilities of every image: sigmoid of the logits, averaged over views.
+    """Probabilities of every image, averaged over views.
 
     Args:
         model: on the pipeline's device; put into eval mode.
@@ -106,7 +113,7 @@ def predict(
             for view in views:
                 with autocast(device, pipeline.amp):
                     logits = model(VIEWS[view](x))
-                probabilities = logits.float().sigmoid()
+                probabilities = to_probabilities(logits, pipeline.task)
                 total = probabilities if total is None else total + probabilities
             assert total is not None
             parts.append((total / len(views)).cpu().numpy())

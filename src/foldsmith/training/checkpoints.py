@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path
@@ -16,14 +17,20 @@ from foldsmith.training.schedules import Schedule
 
 @dataclass
 class Progress:
-    """How far a fold has come. Scores: higher is better."""
+    """How far a fold has come. Scores: higher is better. What `next_stage` does not reset counts from the start."""
 
     epoch: int = 0  # finished epochs
-    step: int = 0  # finished optimizer steps
-    best_score: float = float("-inf")
-    best_epoch: int = 0
-    finished: bool = False
-    metrics: list[dict[str, float]] = field(default_factory=list)  # a row of metrics.csv an epoch
+    stage: int = 0  # the stage that is trained, from 0
+    stage_epoch: int = 0  # finished epochs of the stage
+    step: int = 0  # finished optimizer steps of the stage
+    best_score: float = float("-inf")  # of the stage
+    best_epoch: int = 0  # its number from the start
+    finished: bool = False  # the stage ended early
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics.csv an epoch
+
+    def next_stage(self) -> "Progress":
+        """The progress with which the following stage begins."""
+        return Progress(epoch=self.epoch, stage=self.stage + 1, metrics=self.metrics)
 
 
 @dataclass
@@ -35,6 +42,8 @@ class Training:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
+    swa: AveragedModel | None
+    masks: dict[str, Tensor]  # of sparse weights, by parameter name; empty: dense
     progress: Progress
 
     @property
@@ -53,6 +62,8 @@ def save_checkpoint(path: Path, training: Training, identity: dict[str, Any]) ->
         "schedule": training.schedule.state(),
         "scaler": training.scaler.state_dict(),
         "ema": training.ema.module.state_dict() if training.ema else None,
+        "swa": training.swa.state_dict() if training.swa else None,
+        "masks": training.masks,
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
@@ -62,7 +73,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read last.ckpt; a damaged one is an error with code 4."""
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        assert set(content) >= {"identity", "progress", "model", "optimizer", "schedule", "scaler"}
+        assert set(content) >= {"identity", "progress", "model", "optimizer", "schedule", "scaler", "masks"}
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AssertionError, TypeError) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise UserError(
@@ -79,4 +90,7 @@ def restore(training: Training, content: dict[str, Any]) -> None:
     training.scaler.load_state_dict(content["scaler"])
     if training.ema is not None:
         training.ema.module.load_state_dict(content["ema"])
+    if training.swa is not None:
+        training.swa.load_state_dict(content["swa"])
+    training.masks = content["masks"]
     training.progress = Progress(**content["progress"])

@@ -16,6 +16,7 @@ FREE_KEYS = {
     "train.workers",
     "data.root",
     "data.train_csv",
+    "data.valid_csv",
     "data.labels_csv",
     "data.sample_submission",
     "data.train_dir",
@@ -49,6 +50,10 @@ class RunFolder:
 
     def fold(self, fold: int) -> Path:
         return self.path / f"fold{fold}"
+
+    def best(self, fold: int) -> Path:
+        """The best weights so far of a fold that still trains."""
+        return self.fold(fold) / "best.safetensors"
 
     def weights(self, fold: int) -> Path:
         return self.path / f"{self.name}_f{fold}.safetensors"

@@ -4,7 +4,6 @@ It works on plain values, valid or not, so that its problems stand in one list w
 the signatures that they will be passed to. Transforms and optimizers are built, since only then do they check values.
 """
 
-import difflib
 import functools
 import inspect
 import math
@@ -19,25 +18,31 @@ import torch
 
 from foldsmith.config import Problem
 from foldsmith.data.augment import transform_class, transform_names, try_transform
-from foldsmith.errors import did_you_mean
+from foldsmith.data.sampling import SAMPLERS
+from foldsmith.errors import UserError, did_you_mean
 from foldsmith.inference.views import VIEWS
-from foldsmith.losses import LOSSES
+from foldsmith.losses import LOSSES, takes_class_weights, task_of
+from foldsmith.metrics import METRICS, find_metric
+from foldsmith.models.archs import is_arch, unknown_arch
 from foldsmith.training.schedules import SCHEDULES
 
 Path = tuple[str | int, ...]
 
 
 def check_leaves(values: dict[str, Any]) -> list[Problem]:
-    """All problems with architecture, loss, optimizer, scheduler, transforms and views."""
+    """All problems with architecture, loss, optimizer, scheduler, sampler, stages, metric, transforms and views."""
     problems = []
     arch = _get(values, "model", "arch")
-    if isinstance(arch, str) and not _is_arch(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(pretrained="." in arch), n=5, cutoff=0.5)
-        message = f"timm has no model {arch!r}; the nearest: {', '.join(near) or 'none (see timm.list_models())'}"
-        problems.append(Problem(("model", "arch"), message))
-    problems += _check_component(values, "loss", LOSSES)
-    problems += _check_component(values, "scheduler", SCHEDULES)
-    problems += _check_optimizer(values)
+    if isinstance(arch, str) and not is_arch(arch):
+        problems.append(Problem(("model", "arch"), unknown_arch(arch)))
+    task = _get(values, "data", "task") or "multilabel"
+    problems += _check_metric(values, task)
+    problems += _check_training(values, (), task)
+    problems += _check_sampler(_get(values, "train"), ("train",), task)
+    stages = _get(values, "train", "stages")
+    for index, stage in enumerate(stages if isinstance(stages, list) else []):
+        problems += _check_training(stage, ("train", "stages", index), task)
+        problems += _check_sampler(stage, ("train", "stages", index), task)
     problems += _check_transforms(_get(values, "augmentations", "extra"), _get(values, "model", "input_size"))
     views = _get(values, "test", "tta")
     for index, view in enumerate(views if isinstance(views, list) else []):
@@ -53,37 +58,68 @@ def _get(values: Any, *keys: str) -> Any:
     return values
 
 
-def _is_arch(arch: str) -> bool:
+def _check_metric(values: Any, task: str) -> list[Problem]:
+    metric = _get(values, "metric")
+    if not isinstance(metric, str) or task not in METRICS:
+        return []
     try:
-        timm.get_pretrained_cfg(arch)  # raises on a tag that the model does not have: resnet18.tag
-    except RuntimeError:
-        return False
-    return bool(timm.is_model(arch))
+        find_metric(metric, task)
+    except UserError as error:
+        return [Problem(("metric",), f"{error.message}; {error.hint}")]
+    return []
 
 
-def _check_component(values: dict[str, Any], section: str, table: dict[str, Any]) -> list[Problem]:
+def _check_training(values: Any, path: Path, task: str) -> list[Problem]:
+    """Loss, scheduler and optimizer of the experiment, or of the stage that lies at `path`."""
+    problems = _check_component(values, path, "loss", LOSSES, hidden=("class_weights",))
+    problems += _check_component(values, path, "scheduler", SCHEDULES) + _check_optimizer(values, path)
+    loss = _get(values, "loss", "name")
+    if not isinstance(loss, str) or loss not in LOSSES:
+        return problems
+    if task_of(LOSSES[loss]) != task:
+        fits = ", ".join(name for name, each in LOSSES.items() if task_of(each) == task)
+        problems.append(Problem((*path, "loss", "name"), f"{loss} does not fit data.task {task}; what fits: {fits}"))
+    if _get(values, "loss", "class_weights") is not None and not takes_class_weights(LOSSES[loss]):
+        weighted = ", ".join(name for name, each in LOSSES.items() if takes_class_weights(each))
+        problems.append(Problem((*path, "loss", "class_weights"), f"{loss} takes none; what does: {weighted}"))
+    return problems
+
+
+def _check_sampler(values: Any, path: Path, task: str) -> list[Problem]:
+    problems = _check_component(values, path, "sampler", SAMPLERS)
+    name = _get(values, "sampler", "name")
+    if isinstance(name, str) and name in SAMPLERS and task not in SAMPLERS[name].tasks:
+        fits = ", ".join(each for each, sampler in SAMPLERS.items() if task in sampler.tasks)
+        problems.append(Problem((*path, "sampler", "name"), f"{name} does not fit data.task {task}; what fits: {fits}"))
+    return problems
+
+
+def _check_component(
+    values: Any, path: Path, section: str, table: dict[str, Any], hidden: tuple[str, ...] = ()
+) -> list[Problem]:
     name, params = _get(values, section, "name"), _get(values, section, "params")
+    where = (*path, section)
     if not isinstance(name, str):
         return []
     if name not in table:
-        return [_unknown((section, "name"), name, table)]
-    wrong = _check_arguments((section, "params"), name, table[name], params)
-    return wrong or _check_values((section, "params"), name, table[name], params or {}, warning="error")
+        return [_unknown((*where, "name"), name, table)]
+    wrong = _check_arguments((*where, "params"), name, table[name], params, hidden)
+    return wrong or _check_values((*where, "params"), name, table[name], params or {}, warning="error")
 
 
-def _check_optimizer(values: dict[str, Any]) -> list[Problem]:
+def _check_optimizer(values: Any, path: Path) -> list[Problem]:
     name, params = _get(values, "optimizer", "name"), _get(values, "optimizer", "params")
     if not isinstance(name, str):
         return []
     known = [str(optimizer) for optimizer in timm.optim.list_optimizers()]
     known = [each for each in known if not timm.optim.get_optimizer_info(each).second_order]
     if name not in known:
-        return [_unknown(("optimizer", "name"), name, known)]
+        return [_unknown((*path, "optimizer", "name"), name, known)]
     try:
         optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
     except (AssertionError, ImportError) as error:  # fused and 8-bit ones need CUDA or another package
-        return [Problem(("optimizer", "name"), f"{name!r} cannot be used here: {error}")]
-    where: Path = ("optimizer", "params")
+        return [Problem((*path, "optimizer", "name"), f"{name!r} cannot be used here: {error}")]
+    where: Path = (*path, "optimizer", "params")
     problems = _check_arguments(where, name, optimizer, params, hidden=("params", "lr_scale"))
     lr = _get(params, "lr")
     if lr is None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from foldsmith.config.training import Warmup
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.inference.predict import Pipeline, autocast, to_input
-from foldsmith.models.build import train_mode
+from foldsmith.models.build import set_trainable, train_mode
+from foldsmith.models.sparsity import apply_masks
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
@@ -23,12 +25,13 @@ MAX_BAD_STEPS = 3  # steps in a row whose loss may be NaN or infinite
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What does not change while a fold trains."""
+    """What does not change while a stage trains."""
 
     criterion: nn.Module
     pipeline: Pipeline
     accum_batches: int
-    warmup_steps: int
+    warmup: Warmup | None
+    trainable: str | list[str]
     steps_per_epoch: int
     total_steps: int
     clip_grad_norm: float | None
@@ -41,7 +44,7 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
 
     Gradients of `accum_batches` batches are averaged into one step; a smaller last group is averaged over its own size.
     """
-    train_mode(training.model)
+    _thaw(training, plan)
     losses: list[float] = []
     bad_steps = 0
     with tqdm(loader, desc=description, unit="batch", disable=None, leave=False) as bar:
@@ -51,13 +54,15 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
             images, rows = item
             group_start = batch - batch % plan.accum_batches
             group = min(plan.accum_batches, len(loader) - group_start)
-            loss = _backward(training, plan, batch, images, table.targets(rows), group)
+            loss = backward(training, plan, batch, images, table.targets(rows), group)
             losses.append(loss)
             bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
             if bad_steps >= MAX_BAD_STEPS:
                 raise _not_finite(training, loss, [table.ids[row] for row in rows])
             if batch - group_start + 1 == group:
                 _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
+                if plan.warmup is not None and training.progress.step == plan.warmup.steps:
+                    _thaw(training, plan)
             bar.set_postfix(loss=f"{loss:.4f}")
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
@@ -65,9 +70,23 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
     return float(np.mean(finite))
 
 
-def _backward(
-    training: Training, plan: EpochPlan, batch: int, images: Tensor, targets: np.ndarray, group: int
-) -> float:
+def _thaw(training: Training, plan: EpochPlan) -> None:
+    """Put the model into training mode with what trains at this step: the head alone while a head-only warmup lasts."""
+    warmup = plan.warmup
+    warming = warmup is not None and warmup.head_only and training.progress.step < warmup.steps
+    set_trainable(training.model, "head" if warming else plan.trainable)
+    train_mode(training.model)
+
+
+def backward(training: Training, plan: EpochPlan, batch: int, images: Tensor, targets: np.ndarray, group: int) -> float:
+    """Add a batch's gradients; returns its loss.
+
+    Args:
+        batch: its number in the epoch.
+        images: uint8 (N, H, W, 3).
+        targets: bool (N, classes).
+        group: batches whose gradients are averaged.
+    """
     pipeline = plan.pipeline
     x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
@@ -92,13 +111,14 @@ def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
             progress.step,
             plan.total_steps,
             plan.steps_per_epoch,
-            plan.warmup_steps,
+            plan.warmup,
         )
         if plan.clip_grad_norm is not None:
             training.scaler.unscale_(training.optimizer)
             torch.nn.utils.clip_grad_norm_(training.model.parameters(), plan.clip_grad_norm)
         training.scaler.step(training.optimizer)
         training.scaler.update()
+        apply_masks(training.model, training.masks)
         if training.ema is not None:
             training.ema.update(training.model, progress.step + 1)
     training.optimizer.zero_grad(set_to_none=True)

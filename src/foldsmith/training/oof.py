@@ -16,7 +16,7 @@ from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines, write_text
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.metrics import best_fbeta
+from foldsmith.metrics import find_metric
 from foldsmith.models.build import with_image_stats
 from foldsmith.models.weights import config_of, load_model, read_header
 from foldsmith.training.folder import RunFolder, differing_keys
@@ -91,9 +91,10 @@ def _predict_fold(
         model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description
     )
     speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
-    best = best_fbeta(probabilities, table.targets(rows))
+    best = find_metric(config.metric, config.data.task).best(probabilities, table.targets(rows))
     write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=speed))
-    tqdm.write(f"{config.name} fold {fold}: F2 {best.score:.4f} (threshold {best.threshold:.3f}): {npy}")
+    at = "" if best.threshold is None else f" (threshold {best.threshold:.3f})"
+    tqdm.write(f"{config.name} fold {fold}: {config.metric} {best.score:.4f}{at}: {npy}")
     return npy
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import io
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from foldsmith.files import atomic_path, write_text
 
 
-def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     """metrics.csv, a row an epoch; whole, so that a resumed run writes what an uninterrupted one does."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -25,20 +27,26 @@ def append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: f
         file.write(f"{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
 
 
-def draw_curves(metrics: list[dict[str, float]], path: Path, title: str) -> None:
-    """Loss (training, validation) and score against epochs, as PNG. `metrics` are the rows of metrics.csv."""
+def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: str) -> None:
+    """Loss (training, validation) and the metric that decides against epochs, as PNG.
+
+    `metrics` are the rows of metrics.csv; lines mark where a stage begins.
+    """
     from matplotlib.figure import Figure  # takes most of a second to import
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in metrics]
     losses.plot(epochs, [row["train_loss"] for row in metrics], marker="o", label="training loss")
-    losses.plot(epochs, [row["valid_loss"] for row in metrics], marker="o", label="validation BCE")
+    losses.plot(epochs, [row["valid_loss"] for row in metrics], marker="o", label="validation log loss")
     losses.set(xlabel="epoch", title=title)
     losses.legend()
-    scores.plot(epochs, [row["f2"] for row in metrics], marker="o", color="tab:green")
-    scores.set(xlabel="epoch", title="F2 at its best threshold")
+    scores.plot(epochs, [row[metric] for row in metrics], marker="o", color="tab:green")
+    scores.set(xlabel="epoch", title=metric)
+    begins = [after["epoch"] - 0.5 for row, after in pairwise(metrics) if after["stage"] != row["stage"]]
     for axes in (losses, scores):
+        for epoch in begins:
+            axes.axvline(epoch, color="gray", linestyle=":")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:

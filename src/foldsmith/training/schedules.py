@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from foldsmith.config.training import Warmup
+
 
 class Schedule:
     """A constant rate; the base of all others."""
@@ -19,8 +21,9 @@ class Schedule:
         """
         return initial
 
-    def end_epoch(self, score: float) -> None:
-        """Told the validation score (higher is better) after every epoch."""
+    def end_epoch(self, score: float) -> bool:
+        """Told the validation score (higher is better) after every epoch; True: go back to the best weights."""
+        return False
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
@@ -94,6 +97,8 @@ class Cyclic(Schedule):
         step_size_down: steps of a fall; None: as many.
         mode: triangular (every peak the same), triangular2 (each half as high) or exp_range (times gamma^step).
         gamma: of exp_range.
+        decay: in (0, 1]: both ends of the range are multiplied by it at each of `decay_milestones`, epochs counted
+            from 1.
     """
 
     def __init__(
@@ -103,19 +108,25 @@ class Cyclic(Schedule):
         step_size_down: int | None = None,
         mode: str = "triangular",
         gamma: float = 1.0,
+        decay: float = 1.0,
+        decay_milestones: list[int] | None = None,
     ) -> None:
         if mode not in ("triangular", "triangular2", "exp_range"):
             raise ValueError(f"mode is triangular, triangular2 or exp_range, got {mode!r}")
         if base_lr < 0 or step_size_up < 1 or (step_size_down or 1) < 1 or not 0 < gamma <= 1:
             raise ValueError("base_lr is at least 0, step sizes at least 1, gamma in 0..1")
         self.base_lr, self.up, self.down = base_lr, step_size_up, step_size_down or step_size_up
+        if not 0 < decay <= 1 or not all(type(epoch) is int and epoch > 0 for epoch in decay_milestones or []):
+            raise ValueError("decay lies in 0..1, decay_milestones are whole epochs above 0")
         self.mode, self.gamma = mode, gamma
+        self.decay, self.milestones = decay, decay_milestones or []
 
     def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
         cycle, inside = divmod(step, self.up + self.down)
         height = inside / self.up if inside <= self.up else 1 - (inside - self.up) / self.down
         scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma**step}[self.mode]
-        return self.base_lr + (initial - self.base_lr) * height * scale
+        decayed = self.decay ** sum(step // per_epoch >= milestone for milestone in self.milestones)
+        return decayed * (self.base_lr + (initial - self.base_lr) * height * scale)
 
 
 class CosineRestarts(Schedule):
@@ -153,24 +164,35 @@ class ReduceOnPlateau(Schedule):
         patience: epochs without a rise that are tolerated.
         min_lr: no rate falls below it.
         threshold: relative rise that counts as one.
+        reload_best: go on from the best weights whenever the rate falls.
     """
 
-    def __init__(self, factor: float = 0.1, patience: int = 10, min_lr: float = 0.0, threshold: float = 1e-4) -> None:
+    def __init__(
+        self,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_lr: float = 0.0,
+        threshold: float = 1e-4,
+        reload_best: bool = False,
+    ) -> None:
         if not 0 < factor < 1 or patience < 0 or min_lr < 0:
             raise ValueError("factor lies between 0 and 1, patience and min_lr are at least 0")
         self.factor, self.patience, self.min_lr, self.threshold = factor, patience, min_lr, threshold
+        self.reload_best = reload_best
         self.best, self.bad_epochs, self.drops = -math.inf, 0, 0
 
     def rate(self, initial: float, step: int, total: int, per_epoch: int) -> float:
         return max(initial * self.factor**self.drops, min(self.min_lr, initial))
 
-    def end_epoch(self, score: float) -> None:
+    def end_epoch(self, score: float) -> bool:
         if score > self.best * (1 + self.threshold) or self.best == -math.inf:
             self.best, self.bad_epochs = score, 0
         else:
             self.bad_epochs += 1
-        if self.bad_epochs > self.patience:
-            self.drops, self.bad_epochs = self.drops + 1, 0
+        if self.bad_epochs <= self.patience:
+            return False
+        self.drops, self.bad_epochs = self.drops + 1, 0
+        return self.reload_best
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "bad_epochs": self.bad_epochs, "drops": self.drops}
@@ -180,12 +202,15 @@ class ReduceOnPlateau(Schedule):
 
 
 def set_rates(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int, per_epoch: int, warmup_steps: int
+    optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int, per_epoch: int, warmup: Warmup | None
 ) -> None:
-    """Give every group its rate for the optimizer step that follows."""
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    """Give every group its rate for the optimizer step that follows; warming up it is a rising share of it."""
+    share = min(1.0, (step + 1) / warmup.steps) if warmup else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = warm * schedule.rate(group["initial_lr"], step, total, per_epoch)
+        rate = schedule.rate(group["initial_lr"], step, total, per_epoch)
+        if warmup and warmup.max_lr and step < warmup.steps:
+            rate = warmup.max_lr
+        group["lr"] = share * rate
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -1,26 +1,38 @@
 """From a config to the objects that train: model, loss, optimizer, schedule, and the plan of an epoch."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 
 from foldsmith.config import Config
-from foldsmith.config.schema import Train
+from foldsmith.config.training import Optimizer, Train
+from foldsmith.data.augment import Augment
+from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
+from foldsmith.data.images import geometry_of
+from foldsmith.data.sampling import build_sampler, class_weights
+from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
-from foldsmith.inference.predict import Pipeline
+from foldsmith.inference.predict import Pipeline, amp_of
 from foldsmith.losses import build_loss
 from foldsmith.models.build import build_model, set_trainable
+from foldsmith.models.sparsity import apply_masks, smallest_masks
 from foldsmith.models.weights import load_pretrained
 from foldsmith.training.checkpoints import Progress, Training
 from foldsmith.training.loop import EpochPlan
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.optimizers import build_optimizer
 from foldsmith.training.schedules import SCHEDULES
+from foldsmith.training.stages import StagePlan
 
 
-def build_training(config: Config, num_classes: int, device: torch.device, amp: str | None) -> Training:
-    """Model, optimizer, schedule and scaler of a fold that has not begun."""
+def build_network(config: Config, num_classes: int, device: torch.device) -> nn.Module:
+    """The model of a fold that has not begun, with its pretrained weights."""
     height, width = config.model.input_size
     model = build_model(
         config.model.arch,
@@ -28,19 +40,75 @@ def build_training(config: Config, num_classes: int, device: torch.device, amp: 
         input_size=(height, width),
         dropout=config.model.dropout,
         pooling=config.model.pooling,
+        head_layers=config.model.head_layers,
         download=config.model.pretrained is True,
     )
     if isinstance(config.model.pretrained, str):
         load_pretrained(Path(config.model.pretrained), model)
-    set_trainable(model, config.train.trainable)
     model.to(device)
     _try_forward(model, height, width, device)
-    optimizer = build_optimizer(model, config.optimizer.name, config.optimizer.params, config.optimizer.head_lr)
-    schedule = SCHEDULES[config.scheduler.name](**config.scheduler.params)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    ema = config.train.ema
-    average = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema else None
-    return Training(model, optimizer, schedule, scaler, average, Progress())
+    return model
+
+
+def start_stage(model: nn.Module, stage: StagePlan, progress: Progress, device: torch.device) -> Training:
+    """What trains a stage that begins: optimizer, schedule, averages and masks for the weights that the model has."""
+    config, train = stage.config, stage.config.train
+    set_trainable(model, train.trainable)
+    masks = smallest_masks(model, stage.sparsity) if stage.sparsity else {}
+    apply_masks(model, masks)
+    optimizer = build_optimizer(model, config.optimizer.name, config.optimizer.params, **_rates(config.optimizer))
+    return Training(
+        model=model,
+        optimizer=optimizer,
+        schedule=SCHEDULES[config.scheduler.name](**config.scheduler.params),
+        scaler=torch.amp.GradScaler(device.type, enabled=amp_of(config, device) == "fp16"),
+        ema=ModelEmaV3(model, decay=train.ema.decay, use_warmup=train.ema.warmup) if train.ema else None,
+        swa=AveragedModel(model) if train.swa else None,
+        masks=masks,
+        progress=progress,
+    )
+
+
+def try_stages(model: nn.Module, stages: Sequence[StagePlan], table: Table, device: torch.device) -> None:
+    """Begin every stage once, on a model that is thrown away: what is wrong with one shows before the first epoch."""
+    for stage in stages:
+        try:
+            start_stage(model, stage, Progress(), device)
+            build_criterion(stage.config, table)
+            build_sampler(stage.config.train.sampler, table)
+        except UserError as error:
+            error.key = stage.key(error.key) if error.key else None
+            raise
+
+
+def _rates(optimizer: Optimizer) -> dict[str, Any]:
+    return {"head_lr": optimizer.head_lr, "group_lrs": optimizer.group_lrs}
+
+
+def build_loader(
+    config: Config, table: Table, paths: Sequence[Path], device: torch.device
+) -> tuple[DataLoader, EpochOrder]:
+    """Training batches, and what says for each epoch which images they hold.
+
+    Args:
+        table: the rows to train on; `paths` are their images.
+    """
+    train = config.train
+    augment = Augment(config.augmentations, geometry_of(config))
+    images = AugmentedImages(paths, table.ids, augment, train.seed)
+    max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
+    order = EpochOrder(len(images), train.batch_size, train.seed, max_batches, build_sampler(train.sampler, table))
+    workers = auto_workers(device.type) if train.workers == "auto" else train.workers
+    return train_loader(images, order, workers=workers, pin=device.type == "cuda"), order
+
+
+def build_criterion(config: Config, table: Table) -> nn.Module:
+    """The loss, with class weights from the labels of the whole table, so that they are the same in every fold."""
+    formula = config.loss.class_weights
+    if formula is None:
+        return build_loss(config.loss.name, config.loss.params)
+    weights = torch.from_numpy(class_weights(table, formula))
+    return build_loss(config.loss.name, config.loss.params, weights)
 
 
 def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.device) -> None:
@@ -56,17 +124,18 @@ def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.
         ) from None
 
 
-def build_plan(config: Config, pipeline: Pipeline, batches: int) -> EpochPlan:
-    """What an epoch of `batches` batches is."""
-    train = config.train
-    steps = -(-batches // train.accum_batches)
+def build_plan(stage: StagePlan, table: Table, pipeline: Pipeline, batches: Sequence[int]) -> EpochPlan:
+    """What an epoch of a stage is. `batches` are the numbers of batches of its epochs."""
+    train = stage.config.train
+    steps = [-(-count // train.accum_batches) for count in batches]
     return EpochPlan(
-        criterion=build_loss(config.loss.name, config.loss.params).to(pipeline.device),
+        criterion=build_criterion(stage.config, table).to(pipeline.device),
         pipeline=pipeline,
         accum_batches=train.accum_batches,
-        warmup_steps=train.warmup.steps if train.warmup else 0,
-        steps_per_epoch=steps,
-        total_steps=train.num_epochs * steps,
+        warmup=train.warmup,
+        trainable=train.trainable,
+        steps_per_epoch=max(steps),
+        total_steps=sum(steps),
         clip_grad_norm=train.clip_grad_norm,
         mixing=_mixing(train),
         seed=train.seed,

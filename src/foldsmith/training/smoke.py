@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from foldsmith.config import Config
+from foldsmith.config.training import Stage
 from foldsmith.data.tables import read_csv
 from foldsmith.files import atomic_path
 from foldsmith.training.oof import predict_oof
@@ -17,16 +18,22 @@ IMAGES = 200
 
 
 def smoke(config: Config, device: torch.device) -> None:
-    """Train one epoch of fold 0 on 200 random rows of the label table, then predict its fold; keep nothing."""
+    """Train fold 0 for an epoch (of each stage) on 200 random rows, then predict its fold; keep nothing."""
     with tempfile.TemporaryDirectory(prefix="foldsmith-smoke-") as folder:
         table = Path(folder) / "train.csv"
         _sample_rows(config.data_path("train_csv"), table)
         data = config.data.model_copy(update={"train_csv": str(table), "folds": None})
-        train = config.train.model_copy(update={"num_epochs": 1})
+        train = config.train.model_copy(
+            update={"num_epochs": 1, "stages": [_short(stage) for stage in config.train.stages]}
+        )
         small = config.model_copy(update={"data": data, "train": train})
         train_experiment(small, output=Path(folder), device=device, only_fold=0)
         predict_oof(small, [], output=Path(folder), device=device)
     print(f"smoke test passed: {config.name} trains and predicts (scores of {IMAGES} images mean nothing)")
+
+
+def _short(stage: Stage) -> Stage:
+    return stage.model_copy(update={"num_epochs": min(1, stage.num_epochs)})
 
 
 def _sample_rows(source: Path, target: Path) -> None:

@@ -1,0 +1,92 @@
+"""One fold of one experiment: all that its training reads, and what proves that artefacts belong to it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from foldsmith.config import Config
+from foldsmith.data.folds import Folds
+from foldsmith.data.pseudo import TrainTable
+from foldsmith.data.tables import Table
+from foldsmith.errors import UserError
+from foldsmith.files import code_sha256, sha256_json, sha256_lines
+from foldsmith.training.checkpoints import Progress
+from foldsmith.training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Images:
+    """The image files of every row of the experiment's table, and of every row that is trained on."""
+
+    table: list[Path]
+    train: list[Path]
+
+    @property
+    def sha256(self) -> str:
+        """Of the images' names and sizes: reading them all would take minutes."""
+        paths = self.table if self.train == self.table else self.table + self.train
+        return sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """One fold of one experiment and all that it reads."""
+
+    config: Config  # resolved
+    table: Table  # what is split and validated
+    train: TrainTable  # what is trained on: the same rows, but where train_csv holds pseudo labels
+    images: Images
+    folds: Folds
+    hashes: dict[str, str]  # of labels and images
+    run: RunFolder
+    fold: int
+    device: torch.device
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a half-finished fold to go on, and for a finished one to be kept."""
+        return self.hashes | {"folds_sha256": self.folds.sha256}
+
+    def say(self, text: str) -> None:
+        """A line for the terminal and for train.log."""
+        tqdm.write(f"{self.config.name} fold {self.fold}: {text}")
+        self.run.fold(self.fold).mkdir(parents=True, exist_ok=True)
+        with open(self.run.fold(self.fold) / "train.log", "a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
+
+    def check_identity(self, found: dict[str, Any], path: Path) -> None:
+        """Refuse artefacts of another label table, other images or another split."""
+        for key, what in (
+            ("data_sha256", "the label table"),
+            ("images_sha256", "the images' names or sizes"),
+            ("folds_sha256", "folds.csv"),
+        ):
+            if found.get(key) != self.identity[key]:
+                raise UserError(
+                    f"belongs to other data: {what} changed "
+                    f"({str(found.get(key))[:12]} there, {self.identity[key][:12]} now)",
+                    file=path,
+                    hint="--fresh starts over; --output keeps both",
+                )
+
+    def header(self, progress: Progress, score: float, threshold: float | None) -> dict[str, Any]:
+        """What travels with the weights of the epoch that has just ended."""
+        config = self.config.model_dump(mode="json")
+        return {
+            **self.identity,
+            "name": self.config.name,
+            "fold": self.fold,
+            "config": config,
+            "config_sha256": sha256_json(config),
+            "code_sha256": code_sha256(),
+            "classes": self.table.classes.tokens,
+            "epoch": progress.epoch,
+            "stages": progress.stage + 1,
+            "metric": self.config.metric,
+            "score": score,
+            "threshold": threshold,
+        }

@@ -1,0 +1,154 @@
+"""The end of an epoch, and of a stage with weight averaging: validate, keep the best weights, write what is known."""
+
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
+
+from foldsmith.errors import UserError
+from foldsmith.inference.predict import predict, to_input
+from foldsmith.metrics import METRICS, find_metric
+from foldsmith.models.weights import save_weights
+from foldsmith.training.checkpoints import Training, save_checkpoint
+from foldsmith.training.job import FoldJob
+from foldsmith.training.loop import EpochPlan
+from foldsmith.training.records import append_timing, write_metrics
+from foldsmith.training.schedules import Schedule
+from foldsmith.training.stages import stages_of
+
+
+def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float, images: int, started: float) -> None:
+    """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files.
+
+    Args:
+        loss: mean training loss of the epoch.
+        images: how many were trained on since `started` (time.monotonic).
+    """
+    progress, config = training.progress, job.config
+    trained = time.monotonic()
+    progress.epoch, progress.stage_epoch = progress.epoch + 1, progress.stage_epoch + 1
+    row: dict[str, Any] = {
+        "epoch": progress.epoch,
+        "stage": progress.stage + 1,
+        "lr": max(group["lr"] for group in training.optimizer.param_groups),
+        "train_loss": loss,
+    }
+    row |= scores(job, training.scored_model, plan, "validation")
+    progress.metrics.append(row)
+    comparable = _comparable(job, row)
+    if comparable > progress.best_score:
+        progress.best_score, progress.best_epoch = comparable, progress.epoch
+        _save_best(job, training, training.scored_model, row)
+    if training.swa is not None and _is_averaged(job, progress.stage_epoch):
+        training.swa.update_parameters(training.model)
+    if training.schedule.end_epoch(comparable):
+        _go_back_to_best(job, training)
+    progress.finished = _stops_early(job, training, plan)
+
+    folder = job.run.fold(job.fold)
+    write_metrics(folder / "metrics.csv", progress.metrics)
+    save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
+    seconds = (trained - started, time.monotonic() - trained)
+    append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
+    total = sum(stage.epochs for stage in stages_of(config))
+    at = "" if row["threshold"] is None else f" (threshold {row['threshold']:.3f})"
+    job.say(
+        f"epoch {progress.epoch}/{total}  loss {loss:.4f}  {config.metric} {row[config.metric]:.4f}{at}  "
+        f"{images / seconds[0]:.0f} images/s, {sum(seconds):.0f} s"
+    )
+
+
+def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[str, float | None]:
+    """Validation loss, the metric that decides with its best threshold, and the other metrics of the task.
+
+    Raises:
+        UserError: when the model's output is not finite.
+    """
+    rows = job.folds.valid_rows(job.fold)
+    targets = job.table.targets(rows)
+    description = f"{job.config.name} fold {job.fold} {what}"
+    probabilities = predict(model, [job.images.table[row] for row in rows], plan.pipeline, ["identity"], description)
+    task = job.config.data.task
+    best = find_metric(job.config.metric, task).best(probabilities, targets)
+    found: dict[str, float | None] = {
+        "valid_loss": find_metric("log_loss", task).best(probabilities, targets).score,
+        job.config.metric: best.score,
+        "threshold": best.threshold,
+    }
+    for name, metric in METRICS[task].items():
+        if name not in found and name != "log_loss":  # that is valid_loss
+            found[name] = metric.best(probabilities, targets).score
+    return found
+
+
+def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: DataLoader) -> None:
+    """Give the averaged weights batch norm statistics of their own, and keep them where they score better.
+
+    Args:
+        loader: one pass over the training images; an epoch's number that no other has.
+    """
+    assert training.swa is not None
+    averaged = int(training.swa.n_averaged)
+    if averaged == 0:
+        job.say("no epoch came so far that its weights could be averaged (train.swa.start)")
+        return
+    pipeline = plan.pipeline
+
+    def inputs() -> Any:
+        for item in loader:
+            if isinstance(item, UserError):
+                raise item
+            yield to_input(item[0], pipeline.mean, pipeline.std, pipeline.device)
+
+    model = training.swa.module
+    update_bn(inputs(), model)
+    row = scores(job, model, plan, "averaged weights")
+    kept = _comparable(job, row) > training.progress.best_score
+    if kept:
+        _save_best(job, training, model, row)
+    metric = job.config.metric
+    job.say(f"weights of {averaged} epochs averaged: {metric} {row[metric]:.4f}, {'kept' if kept else 'not better'}")
+
+
+def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
+    """The score that decides, so that higher is better."""
+    score = float(row[job.config.metric])
+    return score if find_metric(job.config.metric, job.config.data.task).larger_is_better else -score
+
+
+def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
+    header = job.header(training.progress, row[job.config.metric], row["threshold"])
+    save_weights(job.run.best(job.fold), model.state_dict(), header)
+
+
+def _is_averaged(job: FoldJob, epoch: int) -> bool:
+    """Whether the weights after this epoch of the last stage, counted from 1, belong to the average."""
+    swa = job.config.train.swa
+    return swa is not None and epoch >= swa.start and (epoch - swa.start) % swa.period == 0
+
+
+def _go_back_to_best(job: FoldJob, training: Training) -> None:
+    state = load_file(job.run.best(job.fold), device=str(job.device))
+    training.model.load_state_dict(state)
+    if training.ema is not None:
+        training.ema.module.load_state_dict(state)
+    job.say(f"the rate falls: back to the weights of epoch {training.progress.best_epoch}")
+
+
+def _stops_early(job: FoldJob, training: Training, plan: EpochPlan) -> bool:
+    stopping, progress = job.config.train.early_stopping, training.progress
+    if stopping is None:
+        return False
+    since_best = progress.epoch - (progress.best_epoch or progress.epoch - progress.stage_epoch)
+    if stopping.patience is not None and since_best >= stopping.patience:
+        return True
+    rates = [_next_rate(training.schedule, group, progress.step, plan) for group in training.optimizer.param_groups]
+    return stopping.min_lr is not None and max(rates) <= stopping.min_lr
+
+
+def _next_rate(schedule: Schedule, group: dict[str, Any], step: int, plan: EpochPlan) -> float:
+    return schedule.rate(group["initial_lr"], step, plan.total_steps, plan.steps_per_epoch)
