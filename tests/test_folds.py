@@ -2,12 +2,14 @@
 
 import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from foldsmith.config import Config
+from foldsmith.data.fold_quality import fold_quality
 from foldsmith.data.folds import Folds, folds_sha256, load_folds, make_folds
 from foldsmith.data.sheets import read_csv
 from foldsmith.data.tables import Classes, Table, read_table
@@ -204,3 +206,65 @@ def test_few_images_and_one_class_still_fill_every_fold(classes: int) -> None:
         sizes = np.bincount(make_folds(config(), table([str(row) for row in range(count)], classes)), minlength=3)
         assert sizes.sum() == count
         assert sizes.min() >= 1, (count, classes, sizes)
+
+
+def one_label(counts: list[int], groups: list[str] | None = None) -> Table:
+    """A table with as many images of each class as given."""
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    tokens = [f"c{index}" for index in range(len(counts))]
+    ids = [f"i{row}" for row in range(len(labels))]
+    return Table(ids, np.arange(len(ids) + 1), labels, Classes(tokens, tokens), groups=groups)
+
+
+def test_multiclass_folds_spread_every_class_and_rare_ones_too() -> None:
+    data = one_label([90, 31, 7, 2, 1])
+    for seed in range(3):
+        fold_of = make_folds(config(task="multiclass", folds_seed=seed), data)
+        counts = np.array([np.bincount(data.indices[fold_of == fold], minlength=5) for fold in range(3)])
+        assert counts.sum(axis=1).max() - counts.sum(axis=1).min() <= 1
+        np.testing.assert_array_equal(np.sort(counts, axis=0).T[:3], [[30, 30, 30], [10, 10, 11], [2, 2, 3]])
+        assert counts[:, 3].max() == 1 and counts[:, 4].sum() == 1
+    again = make_folds(config(task="multiclass", folds_seed=2), data)
+    np.testing.assert_array_equal(again, fold_of)
+    assert (make_folds(config(task="multiclass", folds_seed=3), data) != fold_of).any()
+
+
+def test_classes_of_one_image_each_are_split_all_the_same() -> None:
+    assert np.bincount(make_folds(config(task="multiclass"), one_label([1] * 7))).tolist() == [3, 2, 2]
+    assert refusal(one_label([1, 1]), task="multiclass") == "data.num_folds: 2 images are too few for 3 folds"
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_no_group_is_in_two_folds(task: str, clipart: Table) -> None:
+    data = one_label(clipart.counts().tolist()) if task == "multiclass" else clipart
+    groups = [f"g{number}" for number in np.random.default_rng(0).integers(0, 300, len(data))]
+    data = replace(data, groups=groups)
+    options = {"task": task, "group_column": "patient"}
+    fold_of = make_folds(config(**options), data)
+    assert len(set(zip(groups, fold_of.tolist(), strict=True))) == len(set(groups)) == 300
+    sizes = np.bincount(fold_of, minlength=3)
+    assert np.abs(sizes / len(data) - 1 / 3).max() < 0.02
+    counts = fold_quality(data, fold_of, 3).counts
+    common = counts.sum(axis=0) > 60
+    assert np.abs(counts[:, common] / counts[:, common].sum(axis=0) - 1 / 3).max() < 0.1
+    np.testing.assert_array_equal(make_folds(config(**options), data), fold_of)
+    assert (make_folds(config(**options, folds_seed=1), data) != fold_of).mean() > 0.3
+
+
+def test_too_few_groups_are_refused() -> None:
+    data = one_label([4, 4], groups=["a", "b"] * 4)
+    assert refusal(data, group_column="patient") == (
+        "data.group_column: 'patient' has 2 groups, too few for 3 folds (data.num_folds)\n"
+        "  hint: fewer folds, or a finer column"
+    )
+
+
+def test_an_existing_split_that_parts_a_group_is_refused() -> None:
+    data = one_label([3, 1], groups=["a", "b", "c", "b"])
+    Path("old.csv").write_text("id,fold\ni0,0\ni1,1\ni2,2\ni3,0\n")
+    assert refusal(data, group_column="patient", folds="old.csv") == (
+        "old.csv: data.folds: group 'b' is in fold 1 (i1) and in fold 0 (i3)\n"
+        "  hint: take data.folds out, and the split is made by data.group_column"
+    )
+    np.save("old.npy", np.array([0, 1, 2, 1]))
+    assert make_folds(config(group_column="patient", folds="old.npy"), data).tolist() == [0, 1, 2, 1]

@@ -191,6 +191,68 @@ def test_the_hash_changes_with_anything_that_matters() -> None:
     assert table("id;label\r\na;x\r\nb;y\r\n").sha256 == hashes[0]
 
 
+def test_one_label_an_image_is_never_split() -> None:
+    read = table("id,label\na,blue tit\nb, robin \nc,blue tit\n", task="multiclass")
+    assert (read.classes.tokens, read.indices.tolist(), read.starts.tolist()) == (
+        ["blue tit", "robin"],
+        [0, 1, 0],
+        [0, 1, 2, 3],
+    )
+    labels = "id,name\n0,robin\n1,blue tit\n2,wren\n"
+    assert words(table("id,label\na,blue tit\n", labels, task="multiclass")) == [["blue tit"]]
+    assert table("id,label\na,1\nb,0\n", labels, task="multiclass", label_separator=" ").indices.tolist() == [1, 0]
+
+
+def test_an_image_without_its_one_label_or_with_two_is_refused() -> None:
+    labels = "id,name\n0,robin\n1,wren\n"
+    assert refusal("id,label\na,0\nb,  \n", labels, task="multiclass") == (
+        "train.csv:3: 'b' has no label ('  '), and data.task: multiclass wants exactly one\n"
+        "  hint: give it a label, remove the row, or take data.task: multilabel"
+    )
+    assert refusal("id,label\na,0\nb,0 1\n", labels, task="multiclass") == (
+        "train.csv:3: label '0 1' of 'b' is not in the class list (2 classes)\n"
+        "  hint: see labels.csv; data.task: multiclass splits no label; valid: 0, 1"
+    )
+
+
+def test_groups_are_read_and_hashed() -> None:
+    text = "id,what,patient\na,x,7\nb,y,07\nc,x,7\n"
+    read = table(text, group_column="patient")  # what is left is the label column
+    assert (read.groups, words(read)) == (["7", "07", "7"], [["x"], ["y"], ["x"]])
+    assert read.take(np.array([2, 1])).groups == ["7", "07"]
+    plain = table(text, label_column="what")
+    assert plain.groups is None and plain.sha256 == table("id,what\na,x\nb,y\nc,x\n").sha256
+    other = table(text.replace("07", "8"), group_column="patient")
+    assert len({plain.sha256, read.sha256, other.sha256}) == 3
+
+
+def test_a_group_column_that_is_missing_or_has_holes_is_refused() -> None:
+    assert refusal("id,label,patient\na,x,7\n", group_column="pateint") == (
+        "train.csv:1: data.group_column: no column 'pateint' in the header ['id', 'label', 'patient']\n"
+        "  hint: did you mean 'patient'?"
+    )
+    assert refusal("id,label\na,x\n", group_column="patient").endswith("\n  hint: valid: id, label")
+    assert refusal("id,label,patient\na,x,7\nb,x,\n", group_column="patient") == (
+        "train.csv:3: data.group_column: the group is empty\n"
+        "  hint: an image that belongs to no group needs a group of its own"
+    )
+
+
+def test_counts_and_the_rarest_label() -> None:
+    read = read_table(config(root=str(DATA)))
+    targets = read.targets()
+    counts = targets.sum(axis=0)
+    np.testing.assert_array_equal(read.counts(), counts)
+    expected = [min(np.flatnonzero(row), key=lambda index: (counts[index], index)) for row in targets]
+    np.testing.assert_array_equal(read.rarest(), expected)
+    assert table("id,label\na,x y\nb,\nc,x\n").rarest().tolist() == [1, 2, 0]
+
+
+def test_the_hash_of_the_shipped_table_is_what_runs_on_disk_have() -> None:
+    known = "61a1d3d4774f6f2c417401af957d5be5665c8172b220de3eeeeaee702edec809"
+    assert read_table(config(root=str(DATA))).sha256 == known
+
+
 def test_test_ids_keep_the_order_of_the_sample_submission() -> None:
     Path("sample_submission.csv").write_text("id,attribute_ids\n010,0\n9,0\n1e3,0\n")
     sheet, column = read_sample(config())

@@ -64,10 +64,11 @@ def describe(quality: FoldQuality) -> str:
     names, totals = quality.classes.names, quality.totals
     lines = []
     for fold, images in enumerate(quality.images):
-        groups = "" if quality.groups is None else f", {quality.groups[fold]} groups"
-        absent = quality.absent(fold)
-        lacks = f", lacks {len(absent)} classes: {_listed(names, absent)}" if len(absent) else ""
-        lines.append(f"fold {fold}: {images} images ({images / quality.images.sum():.1%}){groups}{lacks}")
+        groups = "" if quality.groups is None else f", groups {quality.groups[fold]}"
+        absent = _listed(names, quality.absent(fold))
+        lines.append(
+            f"fold {fold}: images {images} ({images / quality.images.sum():.1%}){groups}, classes absent {absent}"
+        )
     common = np.flatnonzero(totals >= len(quality.images))
     if len(common):
         deviations = quality.deviations[common]
@@ -76,12 +77,8 @@ def describe(quality: FoldQuality) -> str:
             f"even spread is missed by {np.median(deviations):.1%} (median of {len(common)} classes, each in its worst "
             f"fold), at most by {deviations.max():.1%} ({names[worst]!r}, {totals[worst]} images)"
         )
-    for which, what in (
-        (quality.rare, "classes have fewer images than there are folds"),
-        (np.flatnonzero(totals == 0), "classes have no image"),
-    ):
-        if len(which):
-            lines.append(f"{len(which)} of {len(names)} {what}: {_listed(names, which)}")
+    lines.append(f"classes with fewer images than folds: {_listed(names, quality.rare)}")
+    lines.append(f"classes without an image: {_listed(names, np.flatnonzero(totals == 0))}")
     return "\n".join(lines)
 
 
@@ -97,5 +94,7 @@ def write_report(path: Path, quality: FoldQuality) -> None:
 
 
 def _listed(names: Sequence[str], which: NDArray[np.int64]) -> str:
-    more = f", ... ({len(which) - SHOWN} more)" if len(which) > SHOWN else ""
-    return ", ".join(names[index] for index in which[:SHOWN]) + more
+    """The number of some classes and the first of their names."""
+    if not len(which):
+        return "0"
+    return f"{len(which)} ({', '.join(names[index] for index in which[:SHOWN])}{', ...' if len(which) > SHOWN else ''})"
