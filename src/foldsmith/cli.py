@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     rates.add_argument("--max-lr", type=float, default=1.0, help="default: 1")
     rates.add_argument("--steps", type=int, default=100, help="default: 100")
     rates.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    convert = tools.add_parser("convert-config", help="rewrite an experiment file of the 7-model iMet 2019 solution")
+    convert.add_argument("old", type=Path, metavar="OLD.yml")
+    convert.add_argument("--output", type=Path, required=True, metavar="NEW.yml")
+    convert.add_argument("--no-cosine", action="store_true", help="keep the scheduler where there is a cosine section")
+    convert.add_argument("--force", action="store_true", help="replace --output where it exists")
     return parser
 
 
@@ -115,6 +120,14 @@ def _lr_find(args: argparse.Namespace) -> None:
     print(f"{args.output}: {len(curve.rates)} steps; the loss falls fastest at {curve.suggested:.1e}")
 
 
+def _convert_config(args: argparse.Namespace) -> None:
+    from foldsmith.convert import convert_config
+
+    for note in convert_config(args.old, args.output, cosine=not args.no_cosine, force=args.force):
+        print(note)
+    print(f"{args.output}: written")
+
+
 def foldsmith_schema() -> dict[str, object]:
     """The JSON Schema of an experiment file, with `base`, which the loader takes out before validation."""
     from foldsmith.config import Config
@@ -130,6 +143,7 @@ TOOLS = {
     "folds": _folds,
     "pseudo-label": _pseudo_label,
     "lr-find": _lr_find,
+    "convert-config": _convert_config,
     "schema": _schema,
     "demo": _demo,
     "demo-weights": _demo_weights,
