@@ -113,8 +113,8 @@ def predict(
             for view in views:
                 with autocast(device, pipeline.amp):
                     logits = model(VIEWS[view](x))
-                probabilities = to_probabilities(logits, pipeline.task)
-                total = probabilities if total is None else total + probabilities
+                of_view = to_probabilities(logits, pipeline.task)
+                total = of_view if total is None else total + of_view
             assert total is not None
             parts.append((total / len(views)).cpu().numpy())
             bar.update(len(images))

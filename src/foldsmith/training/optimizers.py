@@ -44,7 +44,7 @@ def build_optimizer(
         group["params"].append(parameter)
         if not decays:
             group["weight_decay"] = 0.0
-    optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
+    optimizer: Any = timm.optim.get_optimizer_class(name, bind_defaults=False)
     # One pass over the weights instead of about ten. SGD's fails when parameters begin to train later than others.
     if "fused" in inspect.signature(optimizer).parameters and not issubclass(optimizer, torch.optim.SGD):
         params = {"fused": True} | params

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from foldsmith.config import Config
 
@@ -48,7 +49,7 @@ def stages_of(config: Config) -> list[StagePlan]:
     plans = []
     for number, stage in enumerate(stages):
         named = {key: getattr(stage, key) for key in stage.model_fields_set}
-        train = {key: named[key] for key in ("num_epochs", "trainable", "sampler", "mixup") if key in named}
+        train: dict[str, Any] = {key: named[key] for key in ("num_epochs", "trainable", "sampler", "mixup") if key in named}
         train |= {} if number == 0 else {"warmup": None}
         train |= {} if number == len(stages) - 1 else {"swa": None}
         # A null where the experiment has a section that every training needs means the experiment's.
