@@ -25,10 +25,12 @@ def _parser() -> argparse.ArgumentParser:
         "folds", help="make the split of an experiment: writes csv (id, fold), says how good it is"
     )
     folds.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
+    folds.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     folds.add_argument("--output", type=Path, default=Path("folds.csv"), metavar="FILE", help="default: folds.csv")
     folds.add_argument("--report", type=Path, metavar="CSV", help="also write a row a class: images in every fold")
     pseudo = tools.add_parser("pseudo-label", help="write a table for data.train_csv with confident predictions in it")
-    pseudo.add_argument("--config", help="experiment file; with --oof by default the one beside the OOF files")
+    pseudo.add_argument("--config", help="experiment file; with --oof it is the one beside the OOF files")
+    pseudo.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of --config")
     pseudo.add_argument(
         "--oof", type=Path, nargs="+", default=[], metavar="NPY", help="one OOF file a model: label training images"
     )
@@ -71,7 +73,7 @@ def _folds(args: argparse.Namespace) -> None:
 
     if args.report is not None and args.report.resolve() == args.output.resolve():
         raise UserError("is --output too: the report would replace the split", file=args.report, key="--report")
-    config = load_config(args.config)
+    config = load_config(args.config, args.set)
     table = read_table(config)
     fold_of = make_folds(config, table)
     made = load_folds(config, table, args.output, fold_of)
@@ -88,7 +90,7 @@ def _pseudo_label(args: argparse.Namespace) -> None:
     from foldsmith.config import load_config
     from foldsmith.pseudo_label import pseudo_label
 
-    config = load_config(args.config) if args.config is not None else None
+    config = load_config(args.config, args.set) if args.config is not None else None
     pseudo_label(config, oof=args.oof, test=args.test, threshold=args.threshold, output=args.output)
 
 
