@@ -1,0 +1,119 @@
+"""What convert-config says of keys that are not kept, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foldsmith import cli
+from foldsmith.config import dump_yaml
+from foldsmith.convert import convert_config
+from foldsmith.errors import UserError
+from tests.test_convert import COSINE, OLD, convert, note_of, old_values, refusal
+
+
+@pytest.mark.parametrize(
+    ("table", "submission", "root"),
+    [
+        ("train_conf_0.1.csv", "sample_submission.csv", "."),
+        ("train_conf_0.6.csv", "sample_submission.csv", "."),
+        ("../input/train_conf_0.675.csv", "../input/sample_submission.csv", "../input"),
+        ("train_conf_0.1.csv", "../input/sample_submission.csv", "../input"),
+    ],
+)
+def test_pseudo_labels_are_validated_on_the_original_ones(
+    tmp_path: Path, table: str, submission: str, root: str
+) -> None:
+    config, notes = convert(tmp_path, train__csv=table, test__csv=submission)
+    assert (config.data.train_csv, config.data.sample_submission, config.data.root) == (table, submission, root)
+    assert config.data.valid_csv == str(Path(root) / "train.csv")
+    assert note_of(notes, f"train.csv = {table!r}") == "pseudo labels; validation goes by data.valid_csv"
+    config, _ = convert(tmp_path, train__csv="train.csv", test__csv="sample_submission.csv")
+    assert (config.data.train_csv, config.data.valid_csv, config.data.root) == ("train.csv", None, ".")
+
+
+def test_native_crops_or_rectangles(tmp_path: Path) -> None:
+    for rect_crop in ({"enable": False, "min_ratio": 0.3, "max_ratio": 1.0}, {}):
+        config, notes = convert(tmp_path, data__rect_crop=rect_crop)
+        assert (config.data.geometry, config.augmentations.rect_crop) == ("crop", None)
+        assert ("takes the middle" in note_of(notes, "data.geometry")) is True
+        assert sum("not used, data.rect_crop.enable is off" in note for note in notes) == (2 if rect_crop else 0)
+
+
+def test_what_nobody_read_is_named(tmp_path: Path) -> None:
+    keys = {
+        "augmentations__dropout": 0.3,
+        "augmentations__aug_global_prob": 0.5,
+        "train__swa": {"enable": True, "period": 3},
+        "cosine": COSINE | {"period_mult": 1.1},
+    }
+    config, notes = convert(tmp_path, **keys)
+    unread = [note.split(" = ")[0] for note in notes if note.endswith(": the old program never read it")]
+    assert unread == [
+        "augmentations.dropout",
+        "augmentations.aug_global_prob",
+        "train.swa.enable",
+        "train.swa.period",
+        "cosine.period_mult",
+    ]
+    assert (config.train.swa, config.augmentations.global_prob, config.model.dropout) == (None, 0.5, 0.3)
+
+
+def test_unknown_keys_are_named(tmp_path: Path) -> None:
+    _, notes = convert(tmp_path, train__speed="fast", zzz={"a": {"b": [1, 2]}}, loss__more="x")
+    unknown = [note for note in notes if note.endswith("an unknown key, not converted")]
+    assert [note.split(":")[0] for note in unknown] == ["train.speed = 'fast'", "loss.more = 'x'", "zzz.a.b = [1, 2]"]
+    (tmp_path / "old.yml").write_text(OLD.replace("    beta_a: 0.3", "    beta_a: 0.3\n  color:"))
+    notes = convert_config(tmp_path / "old.yml", tmp_path / "empty.yml")
+    assert note_of(notes, "train.color") == "empty, not converted"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"loss": {"name": "hinge"}},
+            "old.yml:40: loss.name: unknown name 'hinge'; valid: binary_cross_entropy, focal_",
+        ),
+        ({"test__num_ttas": 4}, "test.num_ttas: expected 1 (the image) or 2 (and its mirror image), got 4"),
+        ({"scheduler": {"name": "cyclic"}}, "scheduler.name: unknown name 'cyclic'; did you mean 'cyclic_lr'?"),
+        ({"model__arch": None}, "old.yml: model.arch: required key is missing"),
+        ({"optimizer": {"name": "adam"}}, "old.yml: optimizer.params.lr: required key is missing"),
+        ({"train__batch_size": "16"}, "train.batch_size: expected a whole number, got '16'"),
+        ({"train__mixup": {"enable": True}}, "train.mixup: beta_a is missing"),
+        ({"data__root": "x"}, "old.yml: is a foldsmith config already: it has data.root"),
+        ({"augmentations__erase": {"prob": 0.5, "min_area": 0.1}}, "augmentations.erase.max_area: required key"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(keys: dict[str, Any], message: str) -> None:
+    assert message in refusal(**keys)
+
+
+def test_what_would_not_load_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "old.yml").write_text(dump_yaml(old_values(model__arch="seresnxt50", model__dropout=2)))
+    with pytest.raises(UserError) as caught:
+        convert_config(tmp_path / "old.yml", tmp_path / "new.yml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{tmp_path / 'old.yml'}: what it becomes is not valid:"
+    assert lines[1] == "  model.dropout: expected less than 1, got 2.0"
+    assert lines[2].startswith("  model.arch: timm has no model 'seresnxt50'; the nearest: ")
+    assert not (tmp_path / "new.yml").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old.yml", tmp_path / "new.yml"
+    old.write_text(OLD)
+    cli.main(["convert-config", str(old), "--output", str(new)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"{new}: written"
+    assert printed[:-1] == convert_config(old, tmp_path / "again.yml")
+    assert "model.num_classes = 1103: not needed, the label table says how many" in printed
+    first = new.read_bytes()
+    with pytest.raises(UserError, match="new.yml: --output: exists already\n  hint: .*--force"):
+        cli.main(["convert-config", str(old), "--output", str(new)])
+    old.write_text(OLD.replace("352", "320"))
+    assert new.read_bytes() == first
+    cli.main(["convert-config", str(old), "--output", str(new), "--force"])
+    assert b"input_size: 320" in new.read_bytes()
+    with pytest.raises(UserError, match="exists already"):  # the old file itself is never replaced
+        cli.main(["convert-config", str(old), "--output", str(old), "--force"])
