@@ -8,13 +8,19 @@ import torch
 
 from foldsmith.config import Config
 from foldsmith.data.images import find_images
-from foldsmith.data.tables import read_sample
+from foldsmith.data.tables import class_columns, read_sample
 from foldsmith.ensemble.file import Ensemble, Member, blend
 from foldsmith.errors import EXIT_UNTRUSTED, UserError, did_you_mean
 from foldsmith.files import sha256_lines
 from foldsmith.inference.find import find_weights, locate_data
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.inference.submission import check_writable, label_lists, write_submission
+from foldsmith.inference.submission import (
+    check_writable,
+    label_lists,
+    top_labels,
+    write_probabilities,
+    write_submission,
+)
 from foldsmith.inference.views import VIEWS
 from foldsmith.metrics import Probabilities, above
 from foldsmith.models.weights import config_of, load_model, read_header
@@ -39,7 +45,9 @@ def run_ensemble(
     _check_views(ensemble)
     first = ensemble.members[0].weights[0]
     config = locate_data(config_of(headers[first], weights[first]), data_root)
+    tokens = headers[first]["classes"]
     sample, id_column = read_sample(config)
+    columns = class_columns(config, sample, id_column, tokens)
     ids = sample.column(id_column)
     check_writable(output)
     paths = find_images(config.data_path("test_dir"), ids, config.data.image_extension)
@@ -50,10 +58,18 @@ def run_ensemble(
         predictions.append(_predict_member(member, weights, paths, device, title))
 
     probabilities = blend(predictions, [member.weight for member in ensemble.members])
-    predicted = above(probabilities, ensemble.threshold)
-    separator = config.data.label_separator or " "
-    write_submission(output, sample, id_column, label_lists(predicted, headers[first]["classes"], separator))
-    print(f"written: {output} ({len(ids)} images, {np.count_nonzero(predicted) / len(ids):.2f} labels an image)")
+    if columns is not None:
+        write_probabilities(output, sample, id_column, columns, probabilities)
+        what = f"a probability for each of {len(tokens)} classes"
+    elif config.data.task == "multiclass":
+        write_submission(output, sample, id_column, top_labels(probabilities, tokens))
+        what = "a label an image"
+    else:
+        predicted = above(probabilities, ensemble.threshold)
+        separator = config.data.label_separator or " "
+        write_submission(output, sample, id_column, label_lists(predicted, tokens, separator))
+        what = f"{np.count_nonzero(predicted) / len(ids):.2f} labels an image"
+    print(f"written: {output} ({len(ids)} images, {what})")
 
 
 def _predict_member(
