@@ -16,6 +16,7 @@ from foldsmith.errors import UserError
 from foldsmith.files import code_sha256, sha256_json, sha256_lines
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.folder import RunFolder
+from foldsmith.training.records import stages_seen
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class FoldJob:
             "code_sha256": code_sha256(),
             "classes": self.table.classes.tokens,
             "epoch": progress.epoch,
-            "stages": progress.stage + 1,
+            "stages": stages_seen(progress.metrics),
             "metric": self.config.metric,
             "score": score,
             "threshold": threshold,

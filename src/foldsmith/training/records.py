@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def stages_seen(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
+    """The stages that the rows of metrics.csv are of, from 1, with the epochs that each lasted."""
+    epochs = Counter(row["stage"] for row in rows)
+    return [{"stage": stage, "epochs": count} for stage, count in sorted(epochs.items())]
 
 
 def append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: float) -> None:

@@ -49,7 +49,8 @@ def stages_of(config: Config) -> list[StagePlan]:
     plans = []
     for number, stage in enumerate(stages):
         named = {key: getattr(stage, key) for key in stage.model_fields_set}
-        train: dict[str, Any] = {key: named[key] for key in ("num_epochs", "trainable", "sampler", "mixup") if key in named}
+        of_train = named.keys() & {"num_epochs", "trainable", "sampler", "mixup"}
+        train: dict[str, Any] = {key: named[key] for key in of_train}
         train |= {} if number == 0 else {"warmup": None}
         train |= {} if number == len(stages) - 1 else {"swa": None}
         # A null where the experiment has a section that every training needs means the experiment's.
