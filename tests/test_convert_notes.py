@@ -9,7 +9,48 @@ from foldsmith import cli
 from foldsmith.config import dump_yaml
 from foldsmith.convert import convert_config
 from foldsmith.errors import UserError
-from tests.test_convert import COSINE, OLD, convert, note_of, old_values, refusal
+from tests.test_convert import COSINE, CYCLIC, MULTI, OLD, convert, note_of, old_values, refusal
+
+
+def test_a_thousand_epochs_end_by_the_rate(tmp_path: Path) -> None:
+    config, _ = convert(tmp_path, train__num_epochs=1000)
+    assert config.train.num_epochs == 1000
+    assert config.train.early_stopping is not None
+    assert (config.train.early_stopping.min_lr, config.train.early_stopping.patience) == (3e-7, None)
+    for scheduler in (MULTI, CYCLIC):
+        config, notes = convert(tmp_path, train__num_epochs=1000, scheduler=scheduler)
+        assert config.train.early_stopping is None
+        assert "set train.num_epochs, or train.early_stopping.patience" in note_of(notes, "train.num_epochs = 1000")
+
+
+def test_plain_gradient_descent_has_no_momentum_there(tmp_path: Path) -> None:
+    config, _ = convert(tmp_path, optimizer={"name": "sgd", "params": {"lr": 0.1, "weight_decay": 1e-4}})
+    expected = {"lr": 0.1, "weight_decay": 1e-4, "momentum": 0.0, "nesterov": False}
+    assert (config.optimizer.name, config.optimizer.params) == ("sgd", expected)
+
+
+@pytest.mark.parametrize(("accum", "steps"), [(4, [3750, 1250, 2048]), (2, [7500, 2500, 4097]), (8, [1875, 625, 1024])])
+def test_batches_become_steps_where_gradients_accumulate(tmp_path: Path, accum: int, steps: list[int]) -> None:
+    config, notes = convert(tmp_path, train__accum_batches_num=accum, scheduler=CYCLIC)
+    assert config.train.accum_batches == accum
+    assert config.train.warmup is not None
+    made = [config.train.max_steps_per_epoch, config.train.warmup.steps, config.scheduler.params["step_size_up"]]
+    assert made == steps
+    expected = f"counted in batches; {steps[1]} optimizer steps of {accum} batches each"
+    assert note_of(notes, "train.warmup.steps = 5000") == expected
+
+
+def test_warmup_of_all_of_the_head_and_none(tmp_path: Path) -> None:
+    config, notes = convert(tmp_path, train__enable_warmup=False)
+    assert config.train.warmup is None
+    assert note_of(notes, "train.warmup.steps = 5000") == "not used, train.enable_warmup is off"
+    config, _ = convert(tmp_path, train__enable_warmup=False, train__head_only_warmup=True)
+    assert config.train.warmup is not None and config.train.warmup.head_only
+    config, notes = convert(tmp_path, train__head_only_warmup=True)
+    assert config.train.warmup is not None and config.train.warmup.head_only
+    assert note_of(notes, "train.head_only_warmup").startswith("replaces train.enable_warmup")
+    message = "old.yml:{}: train.warmup: the warmup is on, but its steps or its max_lr are missing"
+    assert refusal(train__warmup={"steps": 5}).partition(": train.")[2] == message.partition(": train.")[2]
 
 
 @pytest.mark.parametrize(
