@@ -102,9 +102,9 @@ def sweep(
     rows: NDArray[np.int64],
     enters: NDArray[np.bool_] | np.bool_,
     is_label: NDArray[np.bool_],
-    hits: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    true: NDArray[np.int64],
+    hits: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    true: NDArray[np.integer],
     beta: float,
 ) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
     """The sum of all rows' F-beta after each event, where an event makes one entry predicted or ends that it is.
@@ -131,7 +131,7 @@ def sweep(
     starts = np.flatnonzero(np.diff(row, prepend=-1))
     first = np.repeat(starts, np.diff(starts, append=len(keys)))
 
-    def within_row(steps: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.int64]:
+    def within_row(steps: NDArray[np.int64], before: NDArray[np.integer]) -> NDArray[np.int64]:
         sums = np.cumsum(steps)
         return sums + np.repeat(before[row[starts]] - sums[starts] + steps[starts], np.diff(starts, append=len(keys)))
 
@@ -142,7 +142,7 @@ def sweep(
 
     order = (keys >> np.uint64(2) & np.uint64(0xFFFFFFFF)) << np.uint64(32) | position.view(np.uint64)
     order.sort()
-    totals = at_first.sum() + np.cumsum(change[order & np.uint64(0xFFFFFFFF)])
+    totals = at_first.sum() + np.cumsum(change[order & np.uint64(0xFFFFFFFF)], dtype=np.longdouble).astype(np.float64)
     code = order >> np.uint64(32)
     last = np.append(np.flatnonzero(code[1:] != code[:-1]), len(code) - 1)
     return code[last], totals[last].round(9)

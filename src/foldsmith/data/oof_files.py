@@ -56,16 +56,27 @@ def read_sidecar(npy: Path) -> Sidecar:
         raise UserError(f"is not a sidecar of predict_oof.py: {reason}", file=path, code=EXIT_UNTRUSTED) from None
 
 
-def read_oof(npy: Path, sidecar: Sidecar) -> Probabilities:
-    """The probabilities, memory-mapped, once shape, dtype and range are what the sidecar says."""
+def map_array(npy: Path, shape: tuple[int, int], claimed_by: str) -> Probabilities:
+    """A float32 .npy file, memory-mapped, once its shape and dtype are what they should be."""
     try:
-        probabilities = np.load(npy, mmap_mode="r", allow_pickle=False)
+        array = np.load(npy, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"is not a readable .npy file: {error}", file=npy, code=EXIT_UNTRUSTED) from None
-    expected = (sidecar.rows, sidecar.classes)
-    if probabilities.shape != expected or probabilities.dtype != np.float32:
-        found = f"{probabilities.dtype} {probabilities.shape}"
-        raise UserError(f"holds {found}, its sidecar says float32 {expected}", file=npy, code=EXIT_UNTRUSTED)
-    if not (probabilities.min() >= 0 and probabilities.max() <= 1):  # NaN fails too
-        raise UserError("holds values that are not probabilities (NaN, or outside 0..1)", file=npy, code=EXIT_UNTRUSTED)
+    if array.shape != shape or array.dtype != np.float32:
+        found = f"{array.dtype} {array.shape}"
+        raise UserError(f"holds {found}, {claimed_by} says float32 {shape}", file=npy, code=EXIT_UNTRUSTED)
+    return array
+
+
+def check_range(values: Probabilities, npy: Path, lowest: float = 0.0) -> None:
+    """Refuse values that are NaN or outside lowest..1."""
+    if not (values.min() >= lowest and values.max() <= 1):  # NaN fails too
+        what = f"holds values that are not probabilities (NaN, or outside {lowest:g}..1)"
+        raise UserError(what, file=npy, code=EXIT_UNTRUSTED)
+
+
+def read_oof(npy: Path, sidecar: Sidecar) -> Probabilities:
+    """The probabilities, memory-mapped, once shape, dtype and range are what the sidecar says."""
+    probabilities = map_array(npy, (sidecar.rows, sidecar.classes), "its sidecar")
+    check_range(probabilities, npy)
     return probabilities

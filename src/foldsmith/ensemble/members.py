@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,42 @@ from numpy.typing import NDArray
 
 from foldsmith.config import load_config
 from foldsmith.data.folds import folds_sha256, read_folds_csv
-from foldsmith.data.oof_files import Sidecar, read_oof, read_sidecar
-from foldsmith.data.tables import Table, read_table
+from foldsmith.data.oof_files import Sidecar, check_range, map_array, read_sidecar
+from foldsmith.data.tables import Table, read_csv, read_table
 from foldsmith.errors import UserError
-from foldsmith.files import sha256_lines
+from foldsmith.files import sha256_file, sha256_lines
 from foldsmith.metrics import Probabilities, Targets
 
 
 @dataclass(frozen=True)
 class OofMember:
-    """One model's OOF predictions, its folds put together in the order of the label table."""
+    """One model's OOF predictions, a file each fold. `rows[k]` are the table rows of `files[k]`, in its order."""
 
     name: str
-    probabilities: Probabilities  # (images, classes)
-    files: list[Path]  # a fold each
-    sidecars: list[Sidecar]
+    files: list[Path]
+    rows: list[NDArray[np.int64]]
+    classes: int
+    sidecars: list[Sidecar]  # none in the older layout
+    lowest: float = 0.0  # of its values: the older layout keeps probabilities minus a threshold
+
+    def map(self, fold: int) -> Probabilities:
+        """A fold's values, memory-mapped; their range is not looked at yet."""
+        shape = (len(self.rows[fold]), self.classes)
+        return map_array(self.files[fold], shape, "its part of the label table")
+
+    @cached_property
+    def probabilities(self) -> Probabilities:
+        """All of them in memory, (images, classes), in the order of the label table."""
+        dense = np.empty((sum(map(len, self.rows)), self.classes), dtype=np.float32)
+        for fold, (path, rows) in enumerate(zip(self.files, self.rows, strict=True)):
+            values = self.map(fold)
+            check_range(values, path, self.lowest)
+            dense[rows] = values
+        return dense
+
+    @property
+    def views(self) -> list[str]:
+        return self.sidecars[0].views if self.sidecars else ["identity"]
 
 
 @dataclass(frozen=True)
@@ -34,39 +56,43 @@ class OofData:
     targets: Targets
     fold_of: NDArray[np.int64]
     classes: list[str]  # tokens
+    names: list[str]  # of the classes, for people
     classes_sha256: str
+    task: str
     metric: str
 
 
 def load_members(given: Sequence[Path]) -> OofData:
-    """Read the models of which one OOF file each is named; the other folds are found beside it.
+    """Find the models of which one OOF file each is named; the other folds are found beside it.
 
     Raises:
-        UserError: when files are missing or were made of other images, classes or folds; names which.
+        UserError: when files are missing, or were made of other images, classes, folds or weights; names which.
     """
     models = _group(given)
-    (folder, name), *_ = models
-    table, fold_of, split = _truth(folder, name)
+    first, name = models[0]
+    table, fold_of, task = _truth(first, name)
+    split = folds_sha256(table.ids, fold_of)
+    rows = [np.flatnonzero(fold_of == fold) for fold in range(fold_of.max() + 1)]
+    ids = [sha256_lines(table.ids[row] for row in of_fold) for of_fold in rows]
 
     members = []
     for folder, name in models:
-        files = [folder / f"{name}_f{fold}.npy" for fold in range(fold_of.max() + 1)]
+        files = [folder / f"{name}_f{fold}.npy" for fold in range(len(rows))]
         missing = [str(file) for file in files if not file.is_file()]
         if missing:
             raise UserError(f"folds of {name!r} are missing: {', '.join(missing)}", hint="predict_oof.py writes them")
         sidecars = [read_sidecar(file) for file in files]
         for fold, (file, sidecar) in enumerate(zip(files, sidecars, strict=True)):
-            _check(file, sidecar, fold, table, fold_of, split, models[0][0])
+            _check_same(file, sidecar, fold, table, fold_of, (split, ids[fold]), first)
+            _check_weights(file, sidecar)
             for key in ("views", "config_sha256", "metric"):
                 if getattr(sidecar, key) != getattr(sidecars[0], key):
                     what = f"{getattr(sidecar, key)} there, {getattr(sidecars[0], key)} in {files[0].name}"
                     raise UserError(f"has another {key} than fold 0: {what}", file=file, hint="predict all folds again")
-        probabilities = np.empty((len(table), len(table.classes.tokens)), dtype=np.float32)
-        for fold, (file, sidecar) in enumerate(zip(files, sidecars, strict=True)):
-            probabilities[fold_of == fold] = read_oof(file, sidecar)
-        members.append(OofMember(name, probabilities, files, sidecars))
-    metric = members[0].sidecars[0].metric
-    return OofData(members, table.targets(), fold_of, table.classes.tokens, table.classes.sha256, metric)
+            map_array(file, (sidecar.rows, sidecar.classes), "its sidecar")
+        members.append(OofMember(name, files, rows, len(table.classes.tokens), sidecars))
+    classes, metric = table.classes, members[0].sidecars[0].metric
+    return OofData(members, table.targets(), fold_of, classes.tokens, classes.names, classes.sha256, task, metric)
 
 
 def _group(given: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -75,7 +101,8 @@ def _group(given: Sequence[Path]) -> list[tuple[Path, str]]:
     for path in given:
         name, mark, fold = path.stem.rpartition("_f")
         if path.suffix != ".npy" or not mark or not fold.isdecimal():
-            raise UserError("is not named like an OOF file, <name>_f<fold>.npy", file=path)
+            hint = "files of the older layout, level1_train_*_f0_e*.npy, need --folds and --train-csv"
+            raise UserError("is not named like an OOF file, <name>_f<fold>.npy", file=path, hint=hint)
         if not path.is_file():
             raise UserError("OOF file not found", file=path)
         same = [folder for folder, known in models if known == name]
@@ -86,12 +113,12 @@ def _group(given: Sequence[Path]) -> list[tuple[Path, str]]:
         if not same:
             models.append((path.parent, name))
     if not models:
-        raise UserError("name at least one OOF file")
+        raise UserError("name at least one OOF file", hint="ensemble_search.py NAME OOF.npy ...")
     return models
 
 
 def _truth(folder: Path, name: str) -> tuple[Table, NDArray[np.int64], str]:
-    """Labels and folds of the first model's run: its resolved config and folds.csv lie beside the OOF files."""
+    """Labels, folds and task of the first model's run: its config and folds.csv lie beside the OOF files."""
     config_file, folds_file = folder / f"{name}.yml", folder / "folds.csv"
     for path in (config_file, folds_file):
         if not path.is_file():
@@ -100,14 +127,20 @@ def _truth(folder: Path, name: str) -> tuple[Table, NDArray[np.int64], str]:
             )
     config = load_config(config_file)
     table = read_table(config)
-    fold_of = read_folds_csv(folds_file, table, config.data.num_folds)
-    return table, fold_of, folds_sha256(table.ids, fold_of)
+    return table, read_folds_csv(folds_file, table, config.data.num_folds), config.data.task
 
 
-def _check(
-    file: Path, sidecar: Sidecar, fold: int, table: Table, fold_of: NDArray[np.int64], split: str, first: Path
+def _check_same(
+    file: Path,
+    sidecar: Sidecar,
+    fold: int,
+    table: Table,
+    fold_of: NDArray[np.int64],
+    expected_sha256: tuple[str, str],
+    first: Path,
 ) -> None:
-    ids = sha256_lines(table.ids[row] for row in np.flatnonzero(fold_of == fold))
+    """Refuse a file whose sidecar tells of other images, classes or folds than the first member's run."""
+    split, ids = expected_sha256
     for what, found, expected in (
         ("class list", sidecar.classes_sha256, table.classes.sha256),
         ("split into folds", sidecar.folds_sha256, split),
@@ -115,8 +148,36 @@ def _check(
         ("fold number", str(sidecar.fold), str(fold)),
     ):
         if found != expected:
+            differs = "" if what == "class list" else _first_difference(file, table, fold_of)
             raise UserError(
-                f"has another {what} than {first}: {found[:12]} there, {expected[:12]} here",
+                f"has another {what} than {first}: {found[:12]} there, {expected[:12]} here{differs}",
                 file=file,
                 hint="models can be blended when data.folds_seed, num_folds and the label table are the same",
             )
+
+
+def _first_difference(file: Path, table: Table, fold_of: NDArray[np.int64]) -> str:
+    """The first id that stands in another place or fold in folds.csv beside a file; empty where there is none."""
+    path = file.parent / "folds.csv"
+    if not path.is_file():
+        return ""
+    sheet = read_csv(path)
+    if not {"id", "fold"} <= set(sheet.columns):
+        return ""
+    theirs = list(zip(sheet.column("id"), sheet.column("fold"), strict=True))
+    ours = [(name, str(fold)) for name, fold in zip(table.ids, fold_of, strict=True)]
+    for (their_id, their_fold), (our_id, our_fold) in zip(theirs, ours, strict=False):
+        if their_id != our_id:
+            return f"; the first id that differs: {their_id!r} there, {our_id!r} here"
+        if their_fold != our_fold:
+            return f"; the first id that differs: {their_id!r} is in fold {their_fold} there, {our_fold} here"
+    return f"; {len(theirs)} ids there, {len(ours)} here" if len(theirs) != len(ours) else ""
+
+
+def _check_weights(file: Path, sidecar: Sidecar) -> None:
+    """Refuse predictions of weights that were trained again since. A copy with a new date is not another file."""
+    weights = file.with_suffix(".safetensors")
+    if not weights.is_file() or weights.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+        return
+    if sha256_file(weights) != sidecar.weights_sha256:
+        raise UserError(f"is older than its weights, {weights}", file=file, hint="predict_oof.py predicts it again")

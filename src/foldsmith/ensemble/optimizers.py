@@ -1,0 +1,231 @@
+"""Ways to look for the best blend. Each starts at equal weights and leaves the best point it met in a `Hunt`.
+
+A point is weights that sum to one and, for F-beta, a threshold; scipy's methods see both as one vector. `line` is the
+exact line search of the sparse objective; where there is none it takes steps of halving size. `auto` runs the others
+side by side and climbs from the best of them once more.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import differential_evolution, minimize
+
+from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, normalized
+from foldsmith.ensemble.smooth import smooth_loss
+
+SPAN = 0.1  # of thresholds around the start's that scipy's methods may reach
+GAIN = 1e-9  # of the score that counts as one
+
+
+class OutOfTimeError(Exception):
+    """Ends a method whose time is over."""
+
+
+@dataclass
+class Hunt:
+    """One method's evaluations of an objective, and the best point it met."""
+
+    objective: Objective | DenseObjective
+    best: Point
+    deadline: float  # of time.monotonic()
+    evaluations: int = field(default=0)
+
+    def score(self, weights: Weights, threshold: float | None) -> float:
+        """The score at a point, remembered if it is the best so far.
+
+        Raises:
+            OutOfTimeError: the deadline has passed.
+        """
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError
+        self.evaluations += 1
+        weights = normalized(weights)
+        if isinstance(self.objective, Objective):
+            assert threshold is not None
+            threshold = max(float(np.float32(threshold)), self.objective.floor)
+            score = self.objective.score(weights, threshold)
+        else:
+            (score, threshold), _ = self.objective.best(weights)
+        if score > self.best.score:
+            self.best = Point(weights, threshold, score)
+        return score
+
+    def loss(self, x: NDArray[np.float64]) -> float:
+        """scipy's view: weights, of any sum, and for F-beta the threshold behind them."""
+        count = self.objective.members
+        return -self.score(x[:count], float(x[count]) if len(x) > count else None)
+
+    def vector(self) -> NDArray[np.float64]:
+        """The best point as scipy sees it."""
+        return np.append(self.best.weights, [] if self.best.threshold is None else [self.best.threshold])
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Weights in 0..1, the threshold near where it is."""
+        near = [] if self.best.threshold is None else [(self.best.threshold - SPAN, self.best.threshold + SPAN)]
+        return [(0.0, 1.0)] * self.objective.members + near
+
+
+def uniform(hunt: Hunt) -> None:
+    """Equal weights, at which every hunt starts."""
+
+
+def scipy_simplex(hunt: Hunt, method: str, evaluations: int) -> None:
+    """Nelder-Mead or Powell over weights and threshold."""
+    x = hunt.vector()
+    options: dict[str, object] = {"maxfev": evaluations, "xtol" if method == "Powell" else "xatol": 1e-3}
+    if method == "Nelder-Mead":
+        # The default simplex is 5 % wide: for a few images that is less than what moves the score.
+        width = np.array([0.25] * hunt.objective.members + [0.03] * (len(x) - hunt.objective.members))
+        options["initial_simplex"] = np.vstack([x, *(x + np.diag(np.where(x > 0.5, -width, width)))])
+    minimize(hunt.loss, x, method=method, bounds=hunt.bounds(), options=options)
+
+
+def slsqp(hunt: Hunt) -> None:
+    """SLSQP on a smoothed objective, smoothed less and less."""
+    for width in (0.05, 0.02):
+        x = hunt.vector()
+        found = minimize(
+            partial(smooth_loss, hunt.objective, width),
+            x,
+            jac=True,
+            method="SLSQP",
+            bounds=hunt.bounds(),
+            constraints={"type": "eq", "fun": lambda x: x[: hunt.objective.members].sum() - 1},
+            options={"maxiter": 25},
+            callback=lambda x: _check_time(hunt),
+        )
+        hunt.loss(found.x)
+        weights = normalized(found.x[: hunt.objective.members])
+        hunt.score(weights, _settled(hunt, weights, hunt.best.threshold))
+
+
+def evolution(hunt: Hunt, evaluations: int) -> None:
+    """Differential evolution, always with the same random numbers."""
+    size = 4 * len(hunt.vector())
+    rounds = max(1, evaluations // size - 1)
+    differential_evolution(
+        hunt.loss, hunt.bounds(), x0=hunt.vector(), popsize=4, maxiter=rounds, polish=False, rng=0, init="sobol"
+    )
+
+
+def greedy(hunt: Hunt) -> None:
+    """Caruana et al. (ICML 2004): add, again and again, the member that helps most; a member may be added twice."""
+    count, threshold = hunt.objective.members, hunt.best.threshold
+    added = np.zeros(count)
+    best = -np.inf
+    for _ in range(5 * count):
+        scores = [hunt.score(added + axis, threshold) for axis in np.eye(count)]
+        chosen = int(np.argmax(scores))
+        if scores[chosen] <= best:
+            return
+        added[chosen] += 1
+        threshold = _settled(hunt, added, threshold)
+        best = hunt.score(added, threshold)
+
+
+def line(hunt: Hunt) -> None:
+    """Climb along lines in the space of weights and threshold until no line leads up."""
+    if not isinstance(hunt.objective, Objective):
+        return _steps(hunt)
+    reach = 1.0
+    pairs = [(up, down) for up in range(hunt.objective.members) for down in range(hunt.objective.members) if up < down]
+    while reach > 0.02:
+        before = hunt.best
+        for member in range(hunt.objective.members):
+            _climb(hunt, np.eye(hunt.objective.members)[member] - hunt.best.weights, reach)
+        threshold = _settled(hunt, hunt.best.weights, hunt.best.threshold)
+        hunt.score(hunt.best.weights, threshold)
+        _climb(hunt, hunt.best.weights - before.weights, 2.0, _of(hunt.best.threshold) - _of(before.threshold))
+        if hunt.best.score < before.score + 1e-5:
+            for up, down in pairs:  # one weight traded against another
+                _climb(hunt, np.eye(hunt.objective.members)[up] - np.eye(hunt.objective.members)[down], reach)
+        reach = min(reach, 0.3) if hunt.best.score > before.score + 1e-5 else reach / 3
+
+
+def _climb(hunt: Hunt, direction: Weights, reach: float, slope: float = 0.0) -> None:
+    """Go to the best point of the line through the hunt's best one, within `reach` and while no weight is negative."""
+    assert isinstance(hunt.objective, Objective)
+    weights, threshold = hunt.best.weights, _of(hunt.best.threshold)
+    if not direction.any():
+        return
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.where(direction != 0, -weights / direction, np.inf)
+    low = max(-reach, np.max(ends[direction > 0], initial=-reach))
+    high = min(reach, np.min(ends[direction < 0], initial=reach))
+    _check_time(hunt)
+    floor = hunt.objective.floor
+    start, end = weights + low * direction, weights + high * direction
+    from_, to = max(floor, threshold + low * slope), max(floor, threshold + high * slope)
+    where = hunt.objective.along(np.clip(start, 0, None), from_, np.clip(end, 0, None), to)
+    hunt.score(start + where * (end - start), from_ + where * (to - from_))
+
+
+def _steps(hunt: Hunt) -> None:
+    """A little more or less of one member, by halving steps: for objectives without lines."""
+    size = 0.4
+    while size > 0.01:
+        before = hunt.best.score
+        for member in np.eye(hunt.objective.members):
+            for step in (size, -size):
+                hunt.score(hunt.best.weights + step * member, None)
+        if hunt.best.score <= before + GAIN:
+            size /= 2
+
+
+def _settled(hunt: Hunt, weights: Weights, threshold: float | None) -> float | None:
+    """The best threshold near one."""
+    if not isinstance(hunt.objective, Objective):
+        return None
+    return hunt.objective.near(normalized(weights), _of(threshold), SPAN / 4).threshold
+
+
+def _of(threshold: float | None) -> float:
+    assert threshold is not None
+    return threshold
+
+
+def _check_time(hunt: Hunt) -> None:
+    if time.monotonic() > hunt.deadline:
+        raise OutOfTimeError
+
+
+def run(method: str, objective: Objective | DenseObjective, start: Point, seconds: float) -> dict[str, Point]:
+    """The best point that a method found, by name; for `auto` that of every method, its own last.
+
+    Args:
+        start: equal weights, at their best threshold.
+    """
+    deadline = time.monotonic() + seconds
+    if method != "auto":
+        return {method: _run_one(method, objective, start, deadline)}
+    # numpy lets go of Python's lock while it computes, so threads suffice
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        running = {name: pool.submit(_run_one, name, objective, start, deadline) for name in METHODS}
+        found = {name: future.result() for name, future in running.items()}
+    best = max(found.values(), key=lambda point: point.score)
+    return found | {"auto": _run_one("line", objective, best, deadline)}
+
+
+def _run_one(name: str, objective: Objective | DenseObjective, start: Point, deadline: float) -> Point:
+    hunt = Hunt(objective, start, deadline)
+    with contextlib.suppress(OutOfTimeError):
+        METHODS[name](hunt)
+    return hunt.best
+
+
+METHODS: dict[str, Callable[[Hunt], None]] = {
+    "uniform": uniform,
+    "line": line,
+    "greedy": greedy,
+    "slsqp": slsqp,
+    "powell": partial(scipy_simplex, method="Powell", evaluations=250),
+    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=200),
+    "differential-evolution": partial(evolution, evaluations=150),
+}
