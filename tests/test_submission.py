@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ensemble_inference
 from foldsmith.config import Config
 from foldsmith.data.sheets import Sheet, read_csv
 from foldsmith.data.tables import class_columns, read_sample
+from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.inference.submission import label_lists, top_labels, write_probabilities, write_submission
+from foldsmith.metrics import above
+from tests.conftest import DATA, Chain
 
 TOKENS = ["0", "1", "2"]
 P = np.array([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2]], dtype=np.float32)
@@ -87,3 +91,27 @@ def test_other_columns_are_refused_by_name(header: str, found: str):
         columns(header)
     assert str(caught.value).startswith("sample_submission.csv:1: beside 'id' ") and found in str(caught.value)
     assert caught.value.code == 2
+
+
+def test_an_ensemble_writes_what_the_sample_asks_for(chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The same blend as probabilities of all 55 classes: above its threshold stand the labels of its label lists."""
+    for name in ("test", "labels.csv"):
+        (tmp_path / name).symlink_to(DATA / name)
+    ids = read_csv(DATA / "sample_submission.csv").column("id")
+    names = read_csv(DATA / "labels.csv").column("attribute_name")[::-1]
+    lines = [",".join(["id", *names]), *(f"{name}{',0' * 55}" for name in ids)]
+    (tmp_path / "sample_submission.csv").write_text("\n".join(lines) + "\n")
+    output = tmp_path / "submission.csv"
+    words = [str(chain.ensemble), "--models", str(chain.runs), "--data", str(tmp_path), "--output", str(output)]
+    ensemble_inference.main(words)
+    assert f"written: {output} (716 images, a probability for each of 55 classes)" in capsys.readouterr().out
+    written, lists = read_csv(output), read_csv(chain.submission)
+    assert (written.columns, written.column("id")) == (["id", *names], ids)
+    values = np.array([written.column(name) for name in names[::-1]], dtype=np.float32).T
+    threshold = read_ensemble(chain.ensemble).threshold
+    assert label_lists(above(values, threshold), [str(index) for index in range(55)], " ") == lists.column(
+        "attribute_ids"
+    )
+    (tmp_path / "sample_submission.csv").write_text("\n".join(["id,spain,mouse", "a,0,0"]) + "\n")
+    with pytest.raises(UserError, match=r"missing: action, .*, application \(54\); unknown: mouse \(1\)"):
+        ensemble_inference.main(words)

@@ -133,8 +133,10 @@ def _fold_of(splits: Iterable[tuple[Any, NDArray[np.int64]]], images: int) -> ND
 
 def _check_groups(fold_of: NDArray[np.int64], table: Table, path: Path) -> None:
     """A group in two folds of an existing split would be trained on and validated."""
+    if table.groups is None:
+        return
     first: dict[str, tuple[int, str]] = {}
-    for fold, group, name in zip(fold_of.tolist(), table.groups or [], table.ids, strict=bool(table.groups)):
+    for fold, group, name in zip(fold_of.tolist(), table.groups, table.ids, strict=True):
         known, other = first.setdefault(group, (fold, name))
         if known != fold:
             raise UserError(
