@@ -23,6 +23,7 @@ from foldsmith.data.tables import read_csv, read_table
 from foldsmith.ensemble.file import blend, read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines
+from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict, to_input
 from foldsmith.metrics import above, best_fbeta, fbeta
 from foldsmith.models.weights import config_of, load_model, read_header
@@ -108,9 +109,10 @@ def test_batch_size_changes_predictions_by_rounding_only(chain):
     path = chain.weights("a")
     config = config_of(read_header(path), path)
     model, paths = load_model(path, CPU), sorted((DATA / "test").glob("*.jpg"))[:10]
-    big = predict(model, paths, pipeline_of(config, CPU), ["identity"], "")
+    images = DecodedImages(paths)
+    big = predict(model, images, pipeline_of(config, CPU), ["identity"], "")
     config = config.model_copy(update={"test": config.test.model_copy(update={"batch_size": 3})})
-    np.testing.assert_allclose(predict(model, paths, pipeline_of(config, CPU), ["identity"], ""), big, atol=1e-6)
+    np.testing.assert_allclose(predict(model, images, pipeline_of(config, CPU), ["identity"], ""), big, atol=1e-6)
 
 
 def test_the_ensemble_file_is_true(chain):
@@ -145,7 +147,7 @@ def test_the_submission_is_the_blend_of_all_weights(chain):
         for name in member.weights:
             path = chain.runs / member.name / name
             pipeline = pipeline_of(config_of(read_header(path), path), CPU)
-            folds.append(predict(load_model(path, CPU), paths, pipeline, member.views, ""))
+            folds.append(predict(load_model(path, CPU), DecodedImages(paths), pipeline, member.views, ""))
         members.append((folds[0] + folds[1]) / np.float32(2))
     predicted = above(blend(members, [member.weight for member in ensemble.members]), ensemble.threshold)
     lines = ["id,attribute_ids"]

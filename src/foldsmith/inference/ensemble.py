@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from foldsmith.config import Config
-from foldsmith.data.images import find_images
+from foldsmith.data.images import find_images, geometry_of
 from foldsmith.data.tables import class_columns, read_sample
 from foldsmith.ensemble.file import Ensemble, Member, blend
-from foldsmith.errors import EXIT_UNTRUSTED, UserError, did_you_mean
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_lines
+from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.find import find_weights, locate_data
 from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.inference.submission import (
@@ -21,7 +23,7 @@ from foldsmith.inference.submission import (
     write_probabilities,
     write_submission,
 )
-from foldsmith.inference.views import VIEWS
+from foldsmith.inference.views import expand_views, margin_of
 from foldsmith.metrics import Probabilities, above
 from foldsmith.models.weights import config_of, load_model, read_header
 
@@ -42,7 +44,8 @@ def run_ensemble(
     for name, header in headers.items():
         if sha256_lines(header["classes"]) != ensemble.classes_sha256:
             raise UserError("has another class list than the ensemble", file=weights[name], code=EXIT_UNTRUSTED)
-    _check_views(ensemble)
+    for member in ensemble.members:
+        expand_views(member.views)
     first = ensemble.members[0].weights[0]
     config = locate_data(config_of(headers[first], weights[first]), data_root)
     tokens = headers[first]["classes"]
@@ -52,10 +55,11 @@ def run_ensemble(
     check_writable(output)
     paths = find_images(config.data_path("test_dir"), ids, config.data.image_extension)
 
+    images = DecodedImages(paths, keep=_canvases(ensemble, headers, weights))
     predictions = []
     for number, member in enumerate(ensemble.members, start=1):
         title = f"member {number}/{len(ensemble.members)} {member.name}"
-        predictions.append(_predict_member(member, weights, paths, device, title))
+        predictions.append(_predict_member(member, weights, images, device, title))
 
     probabilities = blend(predictions, [member.weight for member in ensemble.members])
     if columns is not None:
@@ -73,7 +77,7 @@ def run_ensemble(
 
 
 def _predict_member(
-    member: Member, weights: dict[str, Path], paths: Sequence[Path], device: torch.device, title: str
+    member: Member, weights: dict[str, Path], images: DecodedImages, device: torch.device, title: str
 ) -> Probabilities:
     """Mean probabilities of a member's folds, summed in float32 in the order of the ensemble file."""
     total: Probabilities | None = None
@@ -82,16 +86,16 @@ def _predict_member(
         config: Config = config_of(read_header(path), path)
         model = load_model(path, device)
         description = f"{title}, fold {number}/{len(member.weights)}"
-        predicted = predict(model, paths, pipeline_of(config, device), member.views, description)
+        predicted = predict(model, images, pipeline_of(config, device), member.views, description)
         total = predicted if total is None else total + predicted
     assert total is not None
     return total / np.float32(len(member.weights))
 
 
-def _check_views(ensemble: Ensemble) -> None:
+def _canvases(ensemble: Ensemble, headers: dict[str, dict[str, Any]], weights: dict[str, Path]) -> list[Canvas]:
+    """What the members need of each image."""
+    canvases = []
     for member in ensemble.members:
-        for view in member.views:
-            if view not in VIEWS:
-                raise UserError(
-                    f"unknown view {view!r} of {member.name!r}", key="members.views", hint=did_you_mean(view, VIEWS)
-                )
+        geometry = geometry_of(config_of(headers[member.weights[0]], weights[member.weights[0]]))
+        canvases.append(Canvas(geometry, margin_of(member.views, geometry.height, geometry.width)))
+    return canvases

@@ -1,12 +1,8 @@
 """Images to probabilities: the one path that validation, out-of-fold prediction, inference and the kernel share."""
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +11,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from foldsmith.config import Config
-from foldsmith.data.images import Geometry, Image, ImageError, geometry_of, read_image
+from foldsmith.data.images import Geometry, geometry_of
 from foldsmith.errors import UserError
-from foldsmith.inference.views import VIEWS
+from foldsmith.inference.decoded import Canvas, DecodedImages
+from foldsmith.inference.views import make_view, margin_of
 from foldsmith.metrics import Probabilities
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,37 +84,44 @@ def to_probabilities(logits: Tensor, task: str) -> Tensor:
 
 
 def predict(
-    model: nn.Module, paths: Sequence[Path], pipeline: Pipeline, views: Sequence[str], description: str
+    model: nn.Module,
+    images: DecodedImages,
+    pipeline: Pipeline,
+    views: Sequence[str],
+    description: str,
+    *,
+    merge: str = "mean",
+    before_batch: Callable[[int], None] | None = None,
 ) -> Probabilities:
-    """Probabilities of every image, averaged over views.
+    """Probabilities of every image, merged over views.
 
     Args:
         model: on the pipeline's device; put into eval mode.
-        views: names in VIEWS.
+        views: names of single views (views.expand_views).
         description: label of the progress bar.
+        merge: name in MERGES.
+        before_batch: called with the number of images that are done, before each batch; may raise to end the run.
 
     Returns:
-        float32 (images, classes), rows in the order of `paths`.
+        float32 (images, classes), rows in the order of the images' paths.
 
     Raises:
         UserError: when an image can't be read, or the model gives NaN.
     """
     model.eval()
     parts: list[NDArray[np.float32]] = []
-    device = pipeline.device
-    with torch.inference_mode(), tqdm(total=len(paths), desc=description, unit="img", disable=None, leave=False) as bar:
-        for images in _batches(paths, pipeline.geometry, pipeline.batch_size):
-            batch = torch.from_numpy(images)
-            x = to_input(batch.pin_memory() if device.type == "cuda" else batch, pipeline.mean, pipeline.std, device)
-            total: Tensor | None = None
-            for view in views:
-                with autocast(device, pipeline.amp):
-                    logits = model(VIEWS[view](x))
-                of_view = to_probabilities(logits, pipeline.task)
-                total = of_view if total is None else total + of_view
-            assert total is not None
-            parts.append((total / len(views)).cpu().numpy())
-            bar.update(len(images))
+    canvas = Canvas(pipeline.geometry, margin_of(views, pipeline.geometry.height, pipeline.geometry.width))
+    done = 0
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(images), desc=description, unit="img", disable=None, leave=False) as bar,
+    ):
+        for batch in images.batches(canvas, pipeline.batch_size):
+            if before_batch is not None:
+                before_batch(done)
+            parts += _predict_batch(model, batch, pipeline, views, merge)
+            done += len(batch)
+            bar.update(len(batch))
     probabilities = np.concatenate(parts)
     if not np.isfinite(probabilities).all():
         raise UserError(
@@ -126,21 +130,53 @@ def predict(
     return probabilities
 
 
-def _batches(paths: Sequence[Path], geometry: Geometry, batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Batches (n, H, W, 3), decoded by threads (OpenCV releases the GIL) two batches ahead of the model."""
+def _predict_batch(
+    model: nn.Module, batch: NDArray[np.uint8], pipeline: Pipeline, views: Sequence[str], merge: str
+) -> list[NDArray[np.float32]]:
+    """Probabilities of a batch, in parts: it is halved as often as the memory asks for."""
+    device, geometry = pipeline.device, pipeline.geometry
+    try:
+        images = torch.from_numpy(batch)
+        images = images.pin_memory() if device.type == "cuda" else images
+        x = to_input(images, pipeline.mean, pipeline.std, device)
+        logits = []
+        for view in views:
+            with autocast(device, pipeline.amp):
+                logits.append(model(make_view(view, x, geometry.height, geometry.width)).float())
+        return [MERGES[merge](logits, pipeline.task).cpu().numpy()]
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not is_out_of_memory(error) or len(batch) == 1:
+            raise
+    # Outside of the handler, which holds what the failed batch had allocated.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = -(-len(batch) // 2)
+    tqdm.write(f"out of memory: a batch of {len(batch)} images is predicted as {half} and {len(batch) - half}")
+    parts = [batch[:half], batch[half:]]
+    return [result for part in parts for result in _predict_batch(model, part, pipeline, views, merge)]
 
-    def load(path: Path) -> Image:
-        try:
-            return geometry.center(read_image(path))
-        except ImageError as error:
-            raise UserError(f"is not a readable image: {error}", file=path) from None
 
-    threads = max(1, len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        ahead: deque[list[Future[Image]]] = deque()
-        for start in range(0, len(paths), batch_size):
-            ahead.append([pool.submit(load, path) for path in paths[start : start + batch_size]])
-            if len(ahead) > 2:
-                yield np.stack([future.result() for future in ahead.popleft()])
-        while ahead:
-            yield np.stack([future.result() for future in ahead.popleft()])
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for what torch raises on CUDA and on CPU when memory runs out."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _mean(logits: list[Tensor], task: str) -> Tensor:
+    total = to_probabilities(logits[0], task)
+    for of_view in logits[1:]:
+        total = total + to_probabilities(of_view, task)
+    return total / len(logits)
+
+
+def _geometric(logits: list[Tensor], task: str) -> Tensor:
+    mean = torch.stack([to_probabilities(of_view, task).clamp_min(1e-12).log() for of_view in logits]).mean(0).exp()
+    return mean / mean.sum(dim=1, keepdim=True) if task == "multiclass" else mean
+
+
+# How the logits (N, classes) of several views become probabilities.
+MERGES: dict[str, Callable[[list[Tensor], str], Tensor]] = {
+    "mean": _mean,
+    "logits": lambda logits, task: to_probabilities(torch.stack(logits).mean(0), task),
+    "max": lambda logits, task: to_probabilities(torch.stack(logits).amax(0), task),
+    "geometric": _geometric,
+}

@@ -20,7 +20,7 @@ from foldsmith.config import Problem
 from foldsmith.data.augment import transform_class, transform_names, try_transform
 from foldsmith.data.sampling import SAMPLERS
 from foldsmith.errors import UserError, did_you_mean
-from foldsmith.inference.views import VIEWS
+from foldsmith.inference.views import expand_views
 from foldsmith.losses import LOSSES, takes_class_weights, task_of
 from foldsmith.metrics import METRICS, find_metric
 from foldsmith.models.archs import is_arch, unknown_arch
@@ -46,8 +46,7 @@ def check_leaves(values: dict[str, Any]) -> list[Problem]:
     problems += _check_transforms(_get(values, "augmentations", "extra"), _get(values, "model", "input_size"))
     views = _get(values, "test", "tta")
     for index, view in enumerate(views if isinstance(views, list) else []):
-        if isinstance(view, str) and view not in VIEWS:
-            problems.append(_unknown(("test", "tta", index), view, VIEWS))
+        problems += _check_view(view, ("test", "tta", index))
     return problems
 
 
@@ -56,6 +55,14 @@ def _get(values: Any, *keys: str) -> Any:
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None
     return values
+
+
+def _check_view(view: Any, path: Path) -> list[Problem]:
+    try:
+        expand_views([view] if isinstance(view, str) else [])
+    except UserError as error:
+        return [Problem(path, f"{error.message}; {error.hint}")]
+    return []
 
 
 def _check_metric(values: Any, task: str) -> list[Problem]:

@@ -15,7 +15,9 @@ from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines, write_text
+from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.inference.views import expand_views
 from foldsmith.metrics import find_metric
 from foldsmith.models.build import with_image_stats
 from foldsmith.models.weights import config_of, load_model, read_header
@@ -79,7 +81,7 @@ def _predict_fold(
         "config_sha256": header["config_sha256"],
         "weights_sha256": sha256_file(weights),
         "metric": config.metric,
-        "views": config.test.tta,
+        "views": expand_views(config.test.tta),
     }
     if _is_current(npy, known):
         tqdm.write(f"{config.name} fold {fold}: up to date: {npy}")
@@ -87,9 +89,8 @@ def _predict_fold(
     started = time.monotonic()
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
-    probabilities = predict(
-        model, [paths[row] for row in rows], pipeline_of(config, device), config.test.tta, description
-    )
+    images = DecodedImages([paths[row] for row in rows])
+    probabilities = predict(model, images, pipeline_of(config, device), known["views"], description)
     speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
     best = find_metric(config.metric, config.data.task).best(probabilities, table.targets(rows))
     write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=speed))

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from foldsmith.errors import UserError
+from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
 from foldsmith.metrics import METRICS, find_metric
 from foldsmith.models.weights import save_weights
@@ -70,8 +71,8 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     """
     rows = job.folds.valid_rows(job.fold)
     targets = job.table.targets(rows)
-    description = f"{job.config.name} fold {job.fold} {what}"
-    probabilities = predict(model, [job.images.table[row] for row in rows], plan.pipeline, ["identity"], description)
+    images = DecodedImages([job.images.table[row] for row in rows])
+    probabilities = predict(model, images, plan.pipeline, ["identity"], f"{job.config.name} fold {job.fold} {what}")
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
     found: dict[str, float | None] = {
