@@ -23,9 +23,6 @@ class Folds:
     fold_of: NDArray[np.int64]
     sha256: str
 
-    def train_rows(self, fold: int) -> NDArray[np.int64]:
-        return np.flatnonzero(self.fold_of != fold)
-
     def valid_rows(self, fold: int) -> NDArray[np.int64]:
         return np.flatnonzero(self.fold_of == fold)
 

@@ -27,7 +27,7 @@ class TrainTable:
     home: NDArray[np.int64]
 
     def rows(self, folds: Folds, fold: int) -> NDArray[np.int64]:
-        """Rows of `table` that a fold trains on, ascending. Where nothing is pseudo: the same as folds.train_rows."""
+        """Rows of `table` that a fold trains on, ascending: all but those that share the fold."""
         rows = np.flatnonzero((self.home < 0) | (folds.fold_of[self.home] != fold))
         if not len(rows):
             raise UserError(f"fold {fold} has no image to train on", key="data.train_csv")
