@@ -70,8 +70,8 @@ def test_an_unknown_name_shows_the_nearest_or_all(section: str, name: str, hint:
 def test_every_unknown_view_and_transform_is_named_with_its_place() -> None:
     views = problems(test={"tta": ["identity", "hflp", "rot18"]})
     assert views == {
-        "test.tta.1": "unknown name 'hflp'; did you mean 'hflip' or 'vflip'?",
-        "test.tta.2": "unknown name 'rot18'; did you mean 'rot180'?",
+        "test.tta.1": "unknown view 'hflp'; did you mean 'hflip' or 'vflip'?",
+        "test.tta.2": "unknown view 'rot18'; did you mean 'rot180' or 'rot90'?",
     }
     transforms = problems(augmentations={"extra": [{"name": "Blur"}, {"name": "CoarsDropout"}, {"name": "Compose"}]})
     assert list(transforms) == ["augmentations.extra.1.name", "augmentations.extra.2.name"]
@@ -212,7 +212,7 @@ test:
         "  --set scheduler.name: scheduler.name: unknown name 'cosin'; did you mean 'cosine'?",
         "  --set optimizer.params.lr: optimizer.params.lr: expected a number greater than 0, got -1",
         "  a.yml:11: augmentations.extra[0].params.q: Blur takes no 'q'; valid: blur_limit, p",
-        "  a.yml:13: test.tta[1]: unknown name 'hflp'; did you mean 'hflip' or 'vflip'?",
+        "  a.yml:13: test.tta[1]: unknown view 'hflp'; did you mean 'hflip' or 'vflip'?",
     ]
 
 
