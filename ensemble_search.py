@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Search the blend of models that scores best on their out-of-fold predictions; writes NAME.yml.
+"""Search the blend of models that scores best on their out-of-fold predictions; writes NAME.yml and NAME.png.
 
 ./ensemble_search.py best runs/a/a_f0.npy runs/b/b_f0.npy      one fold a model; the others are found beside it
+./ensemble_search.py best runs/*/*_f0.npy --max-hours 8.67 --num-images 40000
+./ensemble_search.py best level1_train_*_f0_*.npy --folds folds.npy --train-csv train.csv      the older layout
 """
 
 import argparse
@@ -14,16 +16,38 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
+METHODS = "auto, uniform, line, slsqp, greedy, powell, nelder-mead, differential-evolution"
+
+
+def speed(text: str) -> tuple[str, float]:
+    """name=images a second"""
+    name, _, number = text.rpartition("=")
+    if not name or not float(number) > 0:
+        raise ValueError(text)
+    return name, float(number)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="the ensemble file to write, with or without .yml")
     parser.add_argument("oof", nargs="+", type=Path, metavar="OOF.npy", help="one OOF file of each model")
-    args = parser.parse_args(argv)
+    parser.add_argument("--method", default="auto", help=f"{METHODS} (default: auto, the best of them)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the search, at most (default: 10)")
+    parser.add_argument("--metric", help="what to maximise (default: the experiments' metric)")
+    parser.add_argument("--thresholds", choices=["joint", "per-group", "per-class"], default="joint")
+    parser.add_argument("--min-labels", type=int, default=0, metavar="N", help="of an image (default: 0)")
+    parser.add_argument("--max-labels", type=int, metavar="N", help="of an image (default: any number)")
+    parser.add_argument("--max-hours", type=float, help="that inference may take; needs --num-images")
+    parser.add_argument("--num-images", type=int, metavar="N", help="test images")
+    parser.add_argument("--speed", nargs="+", type=speed, default=[], metavar="MODEL=IPS", help="images a second")
+    parser.add_argument("--folds", type=Path, metavar="FILE.npy", help="older layout: the fold of every row")
+    parser.add_argument("--train-csv", type=Path, metavar="FILE.csv", help="older layout: the labels of every row")
+    args = vars(parser.parse_args(argv))
 
-    from foldsmith.ensemble.search import search
+    from foldsmith.ensemble.search import Options, search
 
-    search(args.name, args.oof)
+    name, oof, speeds = args.pop("name"), args.pop("oof"), dict(args.pop("speed"))
+    search(name, oof, Options(**args, speeds=speeds))
 
 
 if __name__ == "__main__":

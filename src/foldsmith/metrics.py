@@ -5,7 +5,7 @@ equal ones the first; its targets have one True a row. A class without labels an
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,7 @@ __all__ = [
     "best_constant_labels",
     "best_fbeta",
     "best_of_entries",
+    "decide",
     "fbeta",
     "find_metric",
     "image_fbeta",
@@ -56,6 +57,8 @@ class Metric:
     thresholded: bool
     _score: Callable[[Probabilities, Targets, float], float]
     _best: Callable[[Probabilities, Targets], Best] | None = None
+    beta: float = 1.0  # of those with a threshold
+    by_class: bool = False  # those with a threshold: whether F-beta is averaged over classes instead of images
 
     def score(self, probabilities: Probabilities, targets: Targets, threshold: float | None = None) -> float:
         """The score at a threshold, which metrics without one ignore."""
@@ -75,6 +78,31 @@ def log_loss(probabilities: Probabilities, targets: Targets) -> float:
 def class_log_loss(probabilities: Probabilities, targets: Targets) -> float:
     """Multi-class cross-entropy: the mean of -log p of the true class; p is at least 1e-7."""
     return float(-np.log(np.maximum(probabilities[targets], np.float32(1e-7))).mean(dtype=np.float64))
+
+
+def decide(
+    probabilities: Probabilities,
+    threshold: float | Sequence[float] | None,
+    min_labels: int = 0,
+    max_labels: int | None = None,
+) -> Targets:
+    """The labels that are predicted, bool (images, classes).
+
+    Args:
+        threshold: one for all classes, or one a class; None: the most probable class, as in multi-class.
+        min_labels, max_labels: of an image. Where too few or too many exceed their thresholds, those are taken that
+            exceed them the most, or fall short of them the least; of equal ones the first.
+    """
+    if threshold is None:
+        return top_class(probabilities)
+    thresholds = np.asarray(threshold, dtype=np.float32)
+    predicted = probabilities > thresholds
+    count = np.count_nonzero(predicted, axis=1)
+    wanted = np.clip(count, min_labels, max_labels)
+    for row in np.flatnonzero(count != wanted):
+        predicted[row] = False
+        predicted[row, np.argsort(thresholds - probabilities[row], kind="stable")[: wanted[row]]] = True
+    return predicted
 
 
 def top_class(probabilities: Probabilities) -> Targets:
@@ -128,12 +156,12 @@ def roc_auc(probabilities: Probabilities, targets: Targets) -> float:
 
 def _fbeta_by_images(name: str, beta: float) -> Metric:
     score, best = lambda p, y, t: fbeta(p, y, t, beta), lambda p, y: best_fbeta(p, y, beta)
-    return Metric(name, MULTILABEL, True, True, score, best)
+    return Metric(name, MULTILABEL, True, True, score, best, beta)
 
 
 def _fbeta_macro(name: str, beta: float) -> Metric:
     score, best = lambda p, y, t: fbeta(p.T, y.T, t, beta), lambda p, y: best_fbeta(p.T, y.T, beta)
-    return Metric(name, MULTILABEL, True, True, score, best)
+    return Metric(name, MULTILABEL, True, True, score, best, beta, by_class=True)
 
 
 def _fbeta_macro_of_top_class(name: str, beta: float) -> Metric:

@@ -15,6 +15,7 @@ from foldsmith.config import Document, dump_yaml, parse_yaml, read_yaml
 from foldsmith.config.loader import problems_error
 from foldsmith.config.schema import Section
 from foldsmith.config.validate import schema_problems
+from foldsmith.errors import UserError
 from foldsmith.files import write_text
 from foldsmith.metrics import Probabilities
 
@@ -28,8 +29,12 @@ class Member(Section):
     weight: float = Field(gt=0)
     views: Annotated[list[str], Field(min_length=1)] = Field(description="the views of its OOF predictions")
     oof: list[str] = Field(description="names of its OOF files, a fold each")
-    weights: Annotated[list[str], Field(min_length=1)] = Field(description="names of its weights files, a fold each")
+    weights: list[str] = Field(description="names of its weights files, a fold each; none of the older layout's")
     sha256: list[str] = Field(description="of the weights files, in the same order")
+    single_score: float | None = Field(None, description="its own, at its best threshold")
+    leave_one_out_loss: float | None = Field(None, description="what the blend's score loses without it")
+    correlation: float | None = Field(None, description="of its OOF values with the other members', their mean")
+    images_per_second: float | None = Field(None, description="of one fold with all views")
 
     @model_validator(mode="after")
     def _same_length(self) -> "Member":
@@ -38,17 +43,28 @@ class Member(Section):
         return self
 
 
+Threshold = Annotated[float, Field(ge=-1, le=1)]
+
+
 class Ensemble(Section):
-    """A blend. Scores are OOF scores."""
+    """A blend. Scores are OOF scores; of log_loss the smaller, of all other metrics the larger is better."""
 
     format: Literal["foldsmith-ensemble-1"] = FORMAT
-    task: Literal["multilabel"]
-    metric: Literal["f2"]
+    task: Literal["multilabel", "multiclass"]
+    metric: str
     score: float
     nested_score: float = Field(description="weights and threshold fitted without the fold that is scored")
     uniform_score: float
     best_single_score: float
-    threshold: Annotated[float, Field(ge=0, lt=1)]
+    score_interval: list[float] | None = Field(None, description="95 % of resamples of the images, held-out scores")
+    uniform_interval: list[float] | None = None
+    best_single_interval: list[float] | None = None
+    beats_uniform: float | None = Field(None, description="share of resamples in which the blend is better")
+    beats_best_single: float | None = None
+    hours: float | None = Field(None, description="predicted for inference, where a budget was given")
+    threshold: Threshold | list[Threshold] | None = Field(description="one, or one a class; null: the top class")
+    min_labels: int = Field(0, ge=0, description="of an image")
+    max_labels: int | None = Field(None, ge=1, description="of an image")
     classes_sha256: str
     prior: list[str] = Field(description="the labels to predict where nothing is known of an image")
     members: Annotated[list[Member], Field(min_length=1)] = Field(description="in the order in which they are summed")
@@ -62,6 +78,9 @@ def find_ensemble(path: Path) -> Path:
 
 def read_ensemble(path: Path) -> Ensemble:
     """Read an ensemble file; every problem is named with its line."""
+    if path.is_file() and path.read_bytes()[:4096].lstrip().startswith(b"- "):
+        hint = f"./ensemble_search.py NAME {path} --folds folds.npy --train-csv train.csv searches from it"
+        raise UserError("is of the older list format, which names no weights", file=path, hint=hint)
     return _checked(path, read_yaml(path))
 
 

@@ -169,6 +169,12 @@ class Objective:
         over = self.blend(weights) > np.float32(threshold)
         return self._scores(self._count(over & self.is_label), self._count(over))
 
+    def curve(self, weights: Weights, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """F-beta at each threshold; none is below the floor."""
+        values = self.blend(weights)
+        overs = (values > np.float32(threshold) for threshold in thresholds)
+        return np.array([self._mean(self._count(over & self.is_label), self._count(over)) for over in overs])
+
     def _swept(self, values: Probabilities, high: np.float32, low: np.float32, counts: tuple[Counts, Counts]) -> Best:
         """The best threshold in low..high, given the hits and predictions of every row at `high`."""
         window = np.flatnonzero((values > low) & (values <= high))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from foldsmith.ensemble.smooth import smooth_loss
 
 SPAN = 0.1  # of thresholds around the start's that scipy's methods may reach
 GAIN = 1e-9  # of the score that counts as one
+STILL = 3e-6  # a sweep of lines that gains less is the last
+NEGLIGIBLE = 0.005  # a weight
 
 
 class OutOfTimeError(Exception):
@@ -134,19 +137,31 @@ def line(hunt: Hunt) -> None:
     """Climb along lines in the space of weights and threshold until no line leads up."""
     if not isinstance(hunt.objective, Objective):
         return _steps(hunt)
-    reach = 1.0
-    pairs = [(up, down) for up in range(hunt.objective.members) for down in range(hunt.objective.members) if up < down]
-    while reach > 0.02:
+    axes, active = np.eye(hunt.objective.members), np.ones(hunt.objective.members, dtype=np.bool_)
+    for sweep, reach in enumerate([1.0, 0.3, 0.3, *[0.1] * 8]):
         before = hunt.best
-        for member in range(hunt.objective.members):
-            _climb(hunt, np.eye(hunt.objective.members)[member] - hunt.best.weights, reach)
-        threshold = _settled(hunt, hunt.best.weights, hunt.best.threshold)
-        hunt.score(hunt.best.weights, threshold)
+        for axis in axes[active]:
+            _climb(hunt, axis - hunt.best.weights, reach)
+        hunt.score(hunt.best.weights, _settled(hunt, hunt.best.weights, hunt.best.threshold))
         _climb(hunt, hunt.best.weights - before.weights, 2.0, _of(hunt.best.threshold) - _of(before.threshold))
-        if hunt.best.score < before.score + 1e-5:
-            for up, down in pairs:  # one weight traded against another
-                _climb(hunt, np.eye(hunt.objective.members)[up] - np.eye(hunt.objective.members)[down], reach)
-        reach = min(reach, 0.3) if hunt.best.score > before.score + 1e-5 else reach / 3
+        if sweep:
+            for up, down in combinations(axes[active], 2):  # one weight traded against another
+                _climb(hunt, up - down, reach)
+        if sweep == 1:
+            active = _without_negligible(hunt)
+        elif sweep and hunt.best.score < before.score + STILL:
+            return
+
+
+def _without_negligible(hunt: Hunt) -> NDArray[np.bool_]:
+    """Take members out whose weight is not worth their time at inference; returns which are left."""
+    kept = hunt.best.weights >= NEGLIGIBLE
+    weights = normalized(np.where(kept, hunt.best.weights, 0))
+    if not kept.all():
+        threshold = _settled(hunt, weights, hunt.best.threshold)
+        hunt.best = Point(weights, threshold, -np.inf)
+        hunt.score(weights, threshold)
+    return kept
 
 
 def _climb(hunt: Hunt, direction: Weights, reach: float, slope: float = 0.0) -> None:
@@ -210,7 +225,7 @@ def run(method: str, objective: Objective | DenseObjective, start: Point, second
         running = {name: pool.submit(_run_one, name, objective, start, deadline) for name in METHODS}
         found = {name: future.result() for name, future in running.items()}
     best = max(found.values(), key=lambda point: point.score)
-    return found | {"auto": _run_one("line", objective, best, deadline)}
+    return found | {"auto": best if best is found["line"] else _run_one("line", objective, best, deadline)}
 
 
 def _run_one(name: str, objective: Objective | DenseObjective, start: Point, deadline: float) -> Point:
@@ -223,9 +238,9 @@ def _run_one(name: str, objective: Objective | DenseObjective, start: Point, dea
 METHODS: dict[str, Callable[[Hunt], None]] = {
     "uniform": uniform,
     "line": line,
-    "greedy": greedy,
     "slsqp": slsqp,
-    "powell": partial(scipy_simplex, method="Powell", evaluations=250),
-    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=200),
-    "differential-evolution": partial(evolution, evaluations=150),
+    "greedy": greedy,
+    "powell": partial(scipy_simplex, method="Powell", evaluations=200),
+    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=150),
+    "differential-evolution": partial(evolution, evaluations=120),
 }

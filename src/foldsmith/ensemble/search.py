@@ -1,143 +1,174 @@
-"""The blend search: weights of the members and one threshold for all, by scipy.optimize from several starts.
+"""The blend search from OOF files to an ensemble file: read, fit, choose within the budget, judge, write, draw."""
 
-A candidate's score is exact: its best threshold is found from one sort (metrics.best_fbeta), never from a grid. The
-result is never worse than equal weights or the best single model, for they are candidates too.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from tqdm import tqdm
 
-from foldsmith.ensemble.file import FORMAT, Ensemble, Member, blend, write_ensemble
+from foldsmith.ensemble import budget
+from foldsmith.ensemble.file import FORMAT, write_ensemble
+from foldsmith.ensemble.fit import Problem, pose, prove, search_blend
+from foldsmith.ensemble.honest import correlations, in_threads, leave_one_out, worth
 from foldsmith.ensemble.members import OofData, load_members
-from foldsmith.ensemble.objective import Objective, Weights, blended, in_order, normalized
-from foldsmith.errors import UserError
-from foldsmith.metrics import Best, Probabilities, Targets, best_constant_labels, best_fbeta, fbeta
+from foldsmith.ensemble.objective import Point, Weights, normalized
+from foldsmith.ensemble.older import is_older_name, load_older_members, read_list_format
+from foldsmith.ensemble.optimizers import METHODS
+from foldsmith.ensemble.report import Report, describe, draw_report, print_frontier, print_methods, print_report
+from foldsmith.ensemble.thresholds import Rule, groups_of
+from foldsmith.errors import UserError, did_you_mean
+from foldsmith.metrics import Metric, find_metric
 
-EVALUATIONS_PER_MEMBER = 40  # of one run of an optimizer
+NESTED_SHARE = 0.25  # of --seconds, for each fold's fit
 
 
-def search(target: str, oof: Sequence[Path]) -> Path:
-    """Find the best blend and write `<target>.yml`; prints what it found.
+@dataclass(frozen=True)
+class Options:
+    """What the command line can ask for."""
+
+    method: str = "auto"
+    seconds: float = 10.0
+    metric: str | None = None  # None: that of the first member's experiment
+    thresholds: str = "joint"  # per-class, per-group
+    min_labels: int = 0  # of an image
+    max_labels: int | None = None
+    folds: Path | None = None  # of the older layout
+    train_csv: Path | None = None
+    max_hours: float | None = None
+    num_images: int | None = None
+    speeds: Mapping[str, float] = field(default_factory=dict)
+
+
+def search(target: str, oof: Sequence[Path], options: Options | None = None) -> Path:
+    """Find the best blend, write `<target>.yml` and `<target>.png`, and print what was found.
 
     Args:
         target: name or path of the ensemble file, with or without ".yml".
-        oof: one OOF file a model.
+        oof: one OOF file a model, or an ensemble file of the older list format.
+
+    Raises:
+        UserError: something is wrong with the files or the options; nothing is written then.
     """
+    options = options or Options()
+    path = _checked_target(target)
+    _check(options)
+    data, given = _load(oof, options)
+    metric = find_metric(options.metric or data.metric, data.task)
+    rule = _rule(data, metric, options)
+    ips = budget.speeds(data.members, options.speeds)
+    cost = [] if options.max_hours is None else budget.hours_of_a_fold(data.members, ips, options.num_images or 0)
+
+    problem = pose(data, metric)
+    best = _best_of_all(problem, options, given)
+    folds, hours = [len(data.members[0].files)] * len(data.members), None
+    if options.max_hours is not None:
+        found = budget.choices(problem, cost, best, options.seconds / 4)
+        choice = budget.within(found, options.max_hours)
+        print_frontier(budget.frontier(found), problem)
+        folds_of = budget.folds_within(choice, cost, folds[0], options.max_hours)
+        kept = sorted(folds_of)
+        folds, ips = [folds_of[index] for index in kept], [ips[index] for index in kept]
+        hours = sum(folds_of[index] * cost[index] for index in kept)
+        problem = problem.only(kept)
+        best = prove(problem, normalized(choice.point.weights[kept]))
+
+    report = _judge(problem, best, rule, options)
+    ensemble = describe(problem, report, rule, folds, ips, hours)
+    write_ensemble(path, ensemble)
+    draw_report(path.with_suffix(".png"), problem, report)
+    print_report(problem, report, ensemble, path)
+    return path
+
+
+def _best_of_all(problem: Problem, options: Options, given: Weights | None) -> Point:
+    """The best of what the method found, equal weights, each single, and the weights that were given."""
+    names = [member.name for member in problem.data.members]
+    method = options.method if len(names) > 1 else "uniform"
+    best, found = search_blend(problem, method, options.seconds)
+    singles = {name: problem.single(index) for index, name in enumerate(names)}
+    candidates = {method: best, "uniform": prove(problem, problem.start.weights), **singles}
+    if given is not None:
+        candidates["given"] = prove(problem, normalized(given))
+    won = max(candidates, key=lambda name: candidates[name].score)
+    print_methods(problem, found, candidates, won, method)
+    return prove(problem, candidates[won].weights)
+
+
+def _judge(problem: Problem, best: Point, rule: Rule, options: Options) -> Report:
+    """All that is to be said about a blend."""
+    singles = in_threads(problem.single, range(len(problem.data.members)))
+    thresholds, score = best.threshold, best.score
+    if not rule.is_joint:
+        assert best.threshold is not None
+        blend = problem.blend(best.weights)
+        fitted = rule.fit(blend, problem.data.targets, problem.metric, best.threshold)
+        score = float(rule.row_scores(blend, problem.data.targets, problem.metric, fitted).mean())
+        thresholds = fitted.tolist()
+    return Report(
+        point=best,
+        score=score,
+        threshold=thresholds,
+        uniform=prove(problem, normalized(np.ones(len(singles)))),
+        singles=singles,
+        without=leave_one_out(problem, best),
+        correlation=correlations(problem),
+        worth=worth(problem, options.method, options.seconds * NESTED_SHARE, rule),
+    )
+
+
+def _checked_target(target: str) -> Path:
+    """The file to write, once it is known that it can be."""
     if target.endswith(".npy"):
         raise UserError(f"{target!r} would be the ensemble's name", hint="ensemble_search.py NAME OOF.npy ...")
     path = Path(target if target.endswith((".yml", ".yaml")) else f"{target}.yml")
     if path.exists() and f"format: {FORMAT}" not in path.read_text(encoding="utf-8", errors="replace"):
         raise UserError("exists and is not an ensemble file; it is not overwritten", file=path)
-    data = load_members(oof)
-    members = [member.probabilities for member in data.members]
-    weights = find_weights(members, data.targets, "blend")
-    ensemble = describe(data, weights)
-    write_ensemble(path, ensemble)
-    _print(ensemble, data, path)
     return path
 
 
-def find_weights(members: Sequence[Probabilities], targets: Targets, description: str) -> Weights:
-    """The best weights found, summing to one, some perhaps 0."""
-    count = len(members)
-    singles = np.eye(count)
-    uniform = np.full(count, 1 / count)
-    if count == 1:
-        return uniform
-
-    objective = Objective(members, targets)
-    with tqdm(desc=f"search {description}", unit=" blends", disable=None, leave=False) as bar:
-
-        def evaluate(weights: Weights) -> Best:
-            bar.update()
-            return objective(weights)
-
-        candidates = [uniform, *singles]
-        best_single = max(singles, key=lambda weights: evaluate(weights).score)
-        for start in (uniform, (uniform + best_single) / 2, (3 * uniform + singles[0]) / 4):
-            for method in ("Nelder-Mead", "Powell"):
-                candidates.append(_optimize(evaluate, start, method))
-        return max(candidates, key=lambda weights: evaluate(weights).score)
+def _check(options: Options) -> None:
+    if options.method not in (*METHODS, "auto"):
+        raise UserError(
+            f"unknown method {options.method!r}", key="--method", hint=did_you_mean(options.method, METHODS)
+        )
+    for key, value in (("--seconds", options.seconds), ("--max-hours", options.max_hours)):
+        if value is not None and not value > 0:
+            raise UserError(f"expected a number above 0, got {value}", key=key)
+    if (options.max_hours is None) != (options.num_images is None):
+        raise UserError("--max-hours and --num-images go together", hint="--max-hours 8.67 --num-images 40000")
+    if options.num_images is not None and options.num_images < 1:
+        raise UserError(f"expected a whole number above 0, got {options.num_images}", key="--num-images")
+    if options.min_labels < 0 or (options.max_labels is not None and options.max_labels < max(1, options.min_labels)):
+        raise UserError(f"{options.min_labels}..{options.max_labels} is no range of labels", key="--max-labels")
+    if (options.folds is None) != (options.train_csv is None):
+        raise UserError("--folds and --train-csv go together", hint="both are for files of the older layout")
 
 
-def _optimize(evaluate: Callable[[Weights], Best], start: Weights, method: str) -> Weights:
-    """One run of scipy over unnormalised weights in [0, 1]."""
-    tolerance = "xtol" if method == "Powell" else "xatol"
-    options: dict[str, Any] = {"maxfev": EVALUATIONS_PER_MEMBER * len(start), tolerance: 1e-3}
-    if method == "Nelder-Mead":
-        # The default simplex is 5 % wide, less than what one image moves the score by.
-        corners = np.vstack([start, *(start + 0.25 * (1 - 2 * (start > 0.5)) * axis for axis in np.eye(len(start)))])
-        options["initial_simplex"] = corners
-    found = minimize(
-        lambda weights: -evaluate(normalized(weights)).score,
-        start,
-        method=method,
-        bounds=[(0.0, 1.0)] * len(start),
-        options=options,
-    )
-    return normalized(found.x)
+def _load(oof: Sequence[Path], options: Options) -> tuple[OofData, Weights | None]:
+    """The members, and their weights where an ensemble file of the older list format names them."""
+    lists = [path for path in oof if path.suffix in (".yml", ".yaml")]
+    if lists and len(oof) > 1:
+        raise UserError("an ensemble file stands for all of its members: name nothing beside it", file=lists[0])
+    listed = read_list_format(lists[0]) if lists else []
+    given = np.array([weight for _, weight in listed]) if listed else None
+    files = [path for path, _ in listed] or list(oof)
+    if options.folds is None or options.train_csv is None:
+        older = [path for path in files if is_older_name(path)]
+        if older:
+            hint = "--folds folds.npy --train-csv train.csv"
+            raise UserError("is of the older layout, which needs its folds and labels", file=older[0], hint=hint)
+        return load_members(files), given
+    data = load_older_members(files, options.folds, options.train_csv)
+    if given is not None and len(given) != len(data.members):
+        raise UserError("lists a model twice", file=lists[0])
+    return data, given
 
 
-def nested_score(data: OofData) -> float:
-    """Mean score of every fold by the weights and threshold that were fitted on the other folds."""
-    members = [member.probabilities for member in data.members]
-    total = 0.0
-    for fold in range(data.fold_of.max() + 1):
-        inside, outside = data.fold_of == fold, data.fold_of != fold
-        fitted_on = [member[outside] for member in members]
-        weights = find_weights(fitted_on, data.targets[outside], f"without fold {fold}")
-        threshold = best_fbeta(blended(fitted_on, weights), data.targets[outside]).threshold
-        held_out = blended([member[inside] for member in members], weights)
-        total += fbeta(held_out, data.targets[inside], threshold) * np.count_nonzero(inside)
-    return total / len(data.fold_of)
-
-
-def describe(data: OofData, weights: Weights) -> Ensemble:
-    """The ensemble file's content for some weights."""
-    weights = normalized(weights)
-    order = in_order(weights)
-    chosen = [data.members[index] for index in order]
-    probabilities = [member.probabilities for member in chosen]
-    shares = [float(weights[index]) for index in order]
-    prefixes = [best_fbeta(blend(probabilities[:n], shares[:n]), data.targets) for n in range(1, len(order) + 1)]
-    everyone = [member.probabilities for member in data.members]
-    return Ensemble(
-        task="multilabel",
-        metric="f2",
-        score=prefixes[-1].score,
-        nested_score=nested_score(data),
-        uniform_score=best_fbeta(blended(everyone, np.ones(len(everyone))), data.targets).score,
-        best_single_score=max(best_fbeta(member, data.targets).score for member in everyone),
-        threshold=prefixes[-1].threshold,
-        classes_sha256=data.classes_sha256,
-        prior=[data.classes[index] for index in best_constant_labels(data.targets)],
-        members=[
-            Member(
-                name=member.name,
-                weight=share,
-                views=member.sidecars[0].views,
-                oof=[file.name for file in member.files],
-                weights=[file.with_suffix(".safetensors").name for file in member.files],
-                sha256=[sidecar.weights_sha256 for sidecar in member.sidecars],
-            )
-            for member, share in zip(chosen, shares, strict=True)
-        ],
-        prefix_thresholds=[prefix.threshold for prefix in prefixes],
-    )
-
-
-def _print(ensemble: Ensemble, data: OofData, path: Path) -> None:
-    width = max(len(member.name) for member in data.members)
-    weights = {member.name: member.weight for member in ensemble.members}
-    print(f"{'member':<{width}}  weight    F2")
-    for member in data.members:
-        single = best_fbeta(member.probabilities, data.targets).score
-        print(f"{member.name:<{width}}  {weights.get(member.name, 0.0):.4f}  {single:.4f}")
-    print(f"blend {ensemble.score:.4f} at threshold {ensemble.threshold:.4f} (nested {ensemble.nested_score:.4f})")
-    print(f"uniform {ensemble.uniform_score:.4f}, best single {ensemble.best_single_score:.4f}")
-    print(f"written: {path}")
+def _rule(data: OofData, metric: Metric, options: Options) -> Rule:
+    rule = Rule(groups_of(data.names, options.thresholds), options.min_labels, options.max_labels)
+    if not rule.is_joint and not metric.thresholded:
+        key = "--thresholds" if options.thresholds != "joint" else "--min-labels and --max-labels"
+        raise UserError(f"{metric.name} of task {data.task} has no thresholds", key=key, hint="leave it out")
+    if max(options.min_labels, options.max_labels or 0) > len(data.classes):
+        raise UserError(f"there are {len(data.classes)} classes", key="--max-labels")
+    return rule

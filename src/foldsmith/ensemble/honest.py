@@ -1,0 +1,155 @@
+"""What a blend's score is worth: folds held out, images resampled, members left out."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldsmith.ensemble.fit import Problem
+from foldsmith.ensemble.objective import Objective, Point, blended, normalized
+from foldsmith.ensemble.optimizers import run
+from foldsmith.ensemble.thresholds import Rule
+from foldsmith.metrics import Probabilities
+
+RESAMPLES = 1000  # of the images, where a score is a mean over images
+COSTLY_RESAMPLES = (20, 100)  # at least and at most, where it is computed anew for each
+CLEAR = 0.95  # a blend is clearly better when it is so in this share of the resamples
+KINDS = ("blend", "uniform", "single")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Predictions of one fold by what was fitted on the others."""
+
+    score: float
+    rows: NDArray[np.float64] | None  # of every image, where the score is their mean
+    values: Probabilities | None  # else: the blend minus its threshold
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Held-out scores, by kind: weights, thresholds and the choice of the single are made without the fold scored."""
+
+    nested: dict[str, float]  # means over folds, each counting by its images
+    intervals: dict[str, list[float]]  # hold 95 % of the resamples
+    beats: dict[str, float]  # share of resamples in which the blend is better than "uniform", "single"
+
+    def sentence(self) -> str:
+        """What to think of it, where the blend is not clearly better than equal weights; else empty."""
+        if self.beats["uniform"] >= CLEAR:
+            return ""
+        return (
+            "The blend is not clearly better than equal weights: on images that it was not fitted to, it wins in "
+            f"{self.beats['uniform']:.0%} of {RESAMPLES} resamples. Equal weights are as good a choice."
+        )
+
+
+def worth(problem: Problem, method: str, seconds: float, rule: Rule) -> Worth:
+    """Fit without each fold, score on it, and resample the images.
+
+    Args:
+        method: `auto` fits with exact lines only.
+        seconds: for each fold's fit.
+    """
+    method = "line" if method == "auto" else method
+    fold_of = problem.data.fold_of
+    folds = in_threads(lambda fold: _hold_out(problem, fold, method, seconds, rule), range(fold_of.max() + 1))
+    share = np.bincount(fold_of) / len(fold_of)
+    nested = {kind: float(sum(s * held[kind].score for s, held in zip(share, folds, strict=True))) for kind in KINDS}
+    drawn = _resample(problem, folds)
+    sign = 1 if problem.metric.larger_is_better else -1
+    return Worth(
+        nested,
+        {kind: [float(bound) for bound in np.quantile(drawn[kind], [0.025, 0.975])] for kind in KINDS},
+        {kind: float((sign * drawn["blend"] > sign * drawn[kind]).mean()) for kind in KINDS[1:]},
+    )
+
+
+def _hold_out(problem: Problem, fold: int, method: str, seconds: float, rule: Rule) -> dict[str, Held]:
+    objective = problem.objective(problem.data.fold_of != fold)
+    uniform = problem.uniform(objective)
+    singles = [problem.settled(objective, axis) for axis in np.eye(objective.members)]
+    single = max(singles, key=lambda point: point.score)
+    fitted = run(method, objective, uniform, seconds)[method]
+    best = max((uniform, single, fitted), key=lambda point: point.score)
+    return {kind: _held(problem, fold, point, rule) for kind, point in zip(KINDS, (best, uniform, single), strict=True)}
+
+
+def _held(problem: Problem, fold: int, point: Point, rule: Rule) -> Held:
+    """The score of a point on a fold that it was not fitted to."""
+    inside, metric = problem.data.fold_of == fold, problem.metric
+    if not rule.is_joint:
+        assert point.threshold is not None
+        blend, targets = problem.blend(point.weights), problem.data.targets
+        fitted = rule.fit(blend[~inside], targets[~inside], metric, point.threshold)
+        rows = rule.row_scores(blend[inside], targets[inside], metric, fitted)
+        return Held(float(rows.mean()), None if metric.by_class else rows, blend[inside] - fitted)
+    objective = problem.objective(inside)
+    if isinstance(objective, Objective) and not metric.by_class:
+        assert point.threshold is not None
+        rows = objective.row_scores(point.weights, point.threshold)
+        return Held(float(rows.mean()), rows, None)
+    # The other metrics are no means over images: what is predicted is kept, to be scored again and again.
+    targets = problem.data.targets[problem.data.members[0].rows[fold]]
+    values = blended([member.map(fold) for member in problem.data.members], point.weights)
+    score = metric.score(values, targets, point.threshold)
+    return Held(score, None, values - np.float32(point.threshold or 0))
+
+
+def _resample(problem: Problem, folds: list[dict[str, Held]]) -> dict[str, NDArray[np.float64]]:
+    """Scores of the three kinds when images are drawn with replacement, the same draws for all."""
+    rng, metric, images = np.random.default_rng(0), problem.metric, len(problem.data.fold_of)
+    if all(held[kind].rows is not None for held in folds for kind in KINDS):
+        rows = np.stack([np.concatenate([held[kind].rows for held in folds]) for kind in KINDS])
+        means = np.empty((RESAMPLES, len(KINDS)))
+        for number in range(RESAMPLES):
+            counts = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)
+            means[number] = rows @ counts / images
+        return dict(zip(KINDS, means.T, strict=True))
+    order = np.concatenate([rows for rows in problem.data.members[0].rows])
+    targets = problem.data.targets[order]
+    values = {kind: np.concatenate([held[kind].values for held in folds]) for kind in KINDS}
+    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(int(np.clip(2e8 / targets.size, *COSTLY_RESAMPLES))):
+        drawn = rng.integers(0, images, images)
+        for kind in KINDS:
+            scores[kind].append(metric.score(values[kind][drawn], targets[drawn], 0.0))
+    return {kind: np.array(values) for kind, values in scores.items()}
+
+
+def leave_one_out(problem: Problem, best: Point) -> NDArray[np.float64]:
+    """What the score loses without each member, the other weights in their proportions and a threshold of their own."""
+    objective = problem.objective()
+
+    def loss(member: int) -> float:
+        rest = np.where(np.arange(objective.members) == member, 0, best.weights)
+        if not best.weights[member] or not rest.any():
+            return 0.0
+        return best.score - problem.settled(objective, normalized(rest)).score
+
+    return np.array(in_threads(loss, range(objective.members)))
+
+
+def correlations(problem: Problem) -> NDArray[np.float64]:
+    """Of the members' values with each other, over the entries that can matter; of all where none are left out."""
+    if problem.working is not None:
+        values = problem.working.values
+    else:
+        values = np.stack([member.probabilities.reshape(-1) for member in problem.data.members])
+    with np.errstate(invalid="ignore"):
+        centered = values - values.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
+        products = np.array([[np.vdot(a, b) for b in centered] for a in centered], dtype=np.float64)
+        return products / np.sqrt(np.outer(np.diag(products), np.diag(products)))
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """A function of every item, on all cores: numpy lets go of Python's lock while it computes."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(function, items))
