@@ -100,6 +100,31 @@ def test_what_nobody_read_is_named(tmp_path: Path) -> None:
     assert (config.train.swa, config.augmentations.global_prob, config.model.dropout) == (None, 0.5, 0.3)
 
 
+def test_no_key_of_such_files_is_unknown(tmp_path: Path) -> None:
+    """All keys at once that the files of the solution have, in two files: a schedule has its own parameters."""
+    keys = {
+        "augmentations__aug_global_prob": 0.5,
+        "augmentations__dropout": 0.3,
+        "cosine": COSINE | {"period_mult": 1.1},
+        "loss__params": {"weight": 3},
+        "optimizer__params__weight_decay": 1e-4,
+        "train__accum_batches_num": 2,
+        "train__head_only_warmup": True,
+        "train__lr_decay_coeff": 0.2,
+        "train__lr_decay_milestones": [2, 5, 8],
+        "train__num_epochs": 1000,
+        "train__swa": {"enable": True, "period": 3},
+    }
+    cyclic = {
+        "name": "cyclic_lr",
+        "params": CYCLIC["params"] | {"cycle_momentum": False, "gamma": 0.5, "mode": "triangular"},
+    }
+    for scheduler in (cyclic, MULTI):
+        for switch in (True, False):
+            _, notes = convert(tmp_path, switch=switch, scheduler=scheduler, **keys)
+            assert not [note for note in notes if "unknown" in note]
+
+
 def test_unknown_keys_are_named(tmp_path: Path) -> None:
     _, notes = convert(tmp_path, train__speed="fast", zzz={"a": {"b": [1, 2]}}, loss__more="x")
     unknown = [note for note in notes if note.endswith("an unknown key, not converted")]
