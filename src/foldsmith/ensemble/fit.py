@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from foldsmith.ensemble.entries import Entries, choose_floor, read_entries
 from foldsmith.ensemble.members import OofData
 from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, blended, normalized
-from foldsmith.ensemble.optimizers import SPAN, run
+from foldsmith.ensemble.optimizers import SPAN, in_threads, run
 from foldsmith.metrics import Metric, Probabilities
 
 WORKING = 0.65  # of the way from the proved floor to the threshold of equal weights: the search's own floor
@@ -66,11 +67,16 @@ class Problem:
         """A point's score as the metric gives it: losses were negated."""
         return score if self.metric.larger_is_better else -score
 
-    def single(self, member: int) -> Point:
-        """One member alone, at its best threshold from the proved floor up."""
-        weights = np.eye(len(self.data.members))[member]
-        best, _ = self.exact.best(weights)
-        return Point(weights, best.threshold, best.score)
+    @cached_property
+    def singles(self) -> list[Point]:
+        """Each member alone, at its best threshold from the proved floor up."""
+        objective = self.exact
+
+        def alone(weights: Weights) -> Point:
+            best, _ = objective.best(weights)
+            return Point(weights, best.threshold, best.score)
+
+        return in_threads(alone, np.eye(len(self.data.members)))
 
     def only(self, members: Sequence[int]) -> "Problem":
         """The same with fewer members."""
@@ -78,7 +84,7 @@ class Problem:
         entries = None if self.entries is None else self.entries.of_members(members)
         working = None if self.working is None else self.working.of_members(members)
         part = Problem(data, self.metric, entries, working, self.start)
-        part.start = part.uniform(part.objective())
+        part.start = prove(part, normalized(np.ones(len(members))))
         return part
 
     def blend(self, weights: Weights) -> Probabilities:

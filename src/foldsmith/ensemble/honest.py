@@ -1,17 +1,13 @@
 """What a blend's score is worth: folds held out, images resampled, members left out."""
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.ensemble.fit import Problem
 from foldsmith.ensemble.objective import Objective, Point, blended, normalized
-from foldsmith.ensemble.optimizers import run
+from foldsmith.ensemble.optimizers import climb, in_threads, run
 from foldsmith.ensemble.thresholds import Rule
 from foldsmith.metrics import Probabilities
 
@@ -19,9 +15,6 @@ RESAMPLES = 1000  # of the images, where a score is a mean over images
 COSTLY_RESAMPLES = (20, 100)  # at least and at most, where it is computed anew for each
 CLEAR = 0.95  # a blend is clearly better when it is so in this share of the resamples
 KINDS = ("blend", "uniform", "single")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,10 +48,9 @@ def worth(problem: Problem, method: str, seconds: float, rule: Rule) -> Worth:
     """Fit without each fold, score on it, and resample the images.
 
     Args:
-        method: `auto` fits with exact lines only.
+        method: `auto` fits by exact lines alone.
         seconds: for each fold's fit.
     """
-    method = "line" if method == "auto" else method
     fold_of = problem.data.fold_of
     folds = in_threads(lambda fold: _hold_out(problem, fold, method, seconds, rule), range(fold_of.max() + 1))
     share = np.bincount(fold_of) / len(fold_of)
@@ -77,7 +69,9 @@ def _hold_out(problem: Problem, fold: int, method: str, seconds: float, rule: Ru
     uniform = problem.uniform(objective)
     singles = [problem.settled(objective, axis) for axis in np.eye(objective.members)]
     single = max(singles, key=lambda point: point.score)
-    fitted = run(method, objective, uniform, seconds)[method]
+    fitted = (
+        climb(objective, uniform, seconds) if method == "auto" else run(method, objective, uniform, seconds)[method]
+    )
     best = max((uniform, single, fitted), key=lambda point: point.score)
     return {kind: _held(problem, fold, point, rule) for kind, point in zip(KINDS, (best, uniform, single), strict=True)}
 
@@ -147,9 +141,3 @@ def correlations(problem: Problem) -> NDArray[np.float64]:
         centered = values - values.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
         products = np.array([[np.vdot(a, b) for b in centered] for a in centered], dtype=np.float64)
         return products / np.sqrt(np.outer(np.diag(products), np.diag(products)))
-
-
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """A function of every item, on all cores: numpy lets go of Python's lock while it computes."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(function, items))

@@ -18,7 +18,7 @@ from foldsmith.metrics import Best, Metric, Probabilities, Targets
 
 DIGITS = 6  # of a weight in the ensemble file
 BLOCK = 65536  # entries that are summed at a time: they stay in the processor's cache
-CUTS = 12  # thresholds at which `best` scores before it looks between them
+CUTS = 16  # thresholds at which `best` scores before it looks between them
 
 Weights = NDArray[np.float64]
 Counts = NDArray[np.integer]  # of each row that has entries
@@ -107,25 +107,26 @@ class Objective:
             return Best(0.0, max(self.floor, 0.5)), self.floor <= 0 and not self.true.any()
         sample = np.sort(values[over[:: max(1, len(over) // 10_000)]])
         cuts = np.unique([np.float32(self.floor), *sample[:: -max(1, len(sample) // CUTS)], values.max()])
-        labels = values[self.label_at]
-        counts = []
-        for cut in cuts:
-            over = over[np.flatnonzero(values[over] > cut)]
-            hits = np.bincount(self.row[self.label_at[np.flatnonzero(labels > cut)]], minlength=len(self.true))
-            counts.append((hits, np.bincount(self.row[over], minlength=len(self.true))))
-        cuts, counts = cuts[::-1], counts[::-1]
-        most = max(self._mean(*count) for count in counts) * (1 - 1e-12)
-        between = [
-            self._mean(hits, hits + predicted - before)
-            for (before, predicted), (hits, _) in zip(counts[:-1], counts[1:], strict=True)
-        ]
-        possible = [index for index, bound in enumerate(between) if bound >= most]
-        first, last = (possible[0], possible[-1] + 1) if possible else (0, 1)
-        best = self._swept(values, cuts[first], cuts[last], counts[first])
-        hits, predicted = counts[-1]
-        below = fbeta_of_counts(self.true, self.true, self.true + predicted - hits, self.beta).sum()
+        # (rows, cuts), the highest cut first: how many of a row's entries and labels exceed each
+        predicted = self._exceeding(values, over, cuts)
+        hits = self._exceeding(values, self.label_at, cuts)
+        cuts, wrong = cuts[::-1], predicted - hits
+        images = len(self.all_true)
+        most = fbeta_of_counts(hits, self.true[:, None], predicted, self.beta).sum(axis=0).max() * (1 - 1e-9)
+        bound = fbeta_of_counts(hits[:, 1:], self.true[:, None], hits[:, 1:] + wrong[:, :-1], self.beta).sum(axis=0)
+        possible = np.flatnonzero(bound >= most)
+        first, last = (int(possible[0]), int(possible[-1]) + 1) if len(possible) else (0, 1)
+        best = self._swept(values, cuts[first], cuts[last], (hits[:, first], predicted[:, first]))
+        below = fbeta_of_counts(self.true, self.true, self.true + wrong[:, -1], self.beta).sum()
         left_out = np.count_nonzero(self.all_true) - np.count_nonzero(self.true)  # rows without an entry: at best 1
-        return best, (below + left_out) / len(self.all_true) <= best.score
+        return best, bool((below + left_out) / images <= best.score)
+
+    def _exceeding(self, values: Probabilities, entries: NDArray[np.int64], cuts: NDArray[np.float32]) -> Counts:
+        """How many of some entries of every row exceed each cut, (rows, cuts), the highest cut first."""
+        exceeded = np.searchsorted(cuts, values[entries])  # how many cuts lie below
+        width = len(cuts) + 1
+        counts = np.bincount(self.row[entries] * width + exceeded, minlength=len(self.true) * width)
+        return np.cumsum(counts.reshape(-1, width)[:, :0:-1], axis=1)
 
     def near(self, weights: Weights, threshold: float, reach: float) -> Best:
         """The best threshold within `reach` of one."""

@@ -8,11 +8,12 @@ side by side and climbs from the best of them once more.
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ SPAN = 0.1  # of thresholds around the start's that scipy's methods may reach
 GAIN = 1e-9  # of the score that counts as one
 STILL = 3e-6  # a sweep of lines that gains less is the last
 NEGLIGIBLE = 0.005  # a weight
+ROUGH = 400_000  # entries of the images on which `line` takes its first sweeps
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class OutOfTimeError(Exception):
@@ -133,23 +138,43 @@ def greedy(hunt: Hunt) -> None:
         best = hunt.score(added, threshold)
 
 
-def line(hunt: Hunt) -> None:
-    """Climb along lines in the space of weights and threshold until no line leads up."""
+def line(hunt: Hunt, sweeps: int = 8) -> None:
+    """Climb along lines in the space of weights and threshold until no line leads up.
+
+    Args:
+        sweeps: of all images at most, where there are so many that some of them show the way at first.
+    """
     if not isinstance(hunt.objective, Objective):
         return _steps(hunt)
-    axes, active = np.eye(hunt.objective.members), np.ones(hunt.objective.members, dtype=np.bool_)
-    for sweep, reach in enumerate([1.0, 0.3, 0.3, *[0.1] * 8]):
+    reaches = [1.0, 0.3, 0.3, *[0.1] * 8]
+    if hunt.objective.values.shape[1] > 2 * ROUGH:  # the way there on some of the images, the last part on all
+        images = np.arange(len(hunt.objective.entries.targets))
+        some = hunt.objective.entries.of_images(images % (hunt.objective.values.shape[1] // ROUGH) == 0)
+        rough = Hunt(Objective(some, hunt.objective.beta, hunt.objective.by_class), hunt.best, hunt.deadline)
+        rough.best = rough.best._replace(score=-np.inf)
+        rough.score(*hunt.best[:2])
+        _sweeps(rough, reaches)
+        hunt.score(rough.best.weights, _settled(hunt, rough.best.weights, rough.best.threshold))
+        reaches = [0.1] * sweeps
+    _sweeps(hunt, reaches)
+
+
+def _sweeps(hunt: Hunt, reaches: list[float]) -> None:
+    """Lines through the best point towards every member, and from one member to another."""
+    axes, active = np.eye(hunt.objective.members), hunt.best.weights >= (0 if reaches[0] == 1 else NEGLIGIBLE)
+    for sweep, reach in enumerate(reaches):
         before = hunt.best
         for axis in axes[active]:
             _climb(hunt, axis - hunt.best.weights, reach)
         hunt.score(hunt.best.weights, _settled(hunt, hunt.best.weights, hunt.best.threshold))
         _climb(hunt, hunt.best.weights - before.weights, 2.0, _of(hunt.best.threshold) - _of(before.threshold))
-        if sweep:
+        if reach < 1:
             for up, down in combinations(axes[active], 2):  # one weight traded against another
                 _climb(hunt, up - down, reach)
-        if sweep == 1:
+        still = hunt.best.score < before.score + STILL
+        if sweep == 1 or (still and (hunt.best.weights[active] < NEGLIGIBLE).any()):
             active = _without_negligible(hunt)
-        elif sweep and hunt.best.score < before.score + STILL:
+        elif sweep and still:
             return
 
 
@@ -220,12 +245,18 @@ def run(method: str, objective: Objective | DenseObjective, start: Point, second
     deadline = time.monotonic() + seconds
     if method != "auto":
         return {method: _run_one(method, objective, start, deadline)}
-    # numpy lets go of Python's lock while it computes, so threads suffice
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        running = {name: pool.submit(_run_one, name, objective, start, deadline) for name in METHODS}
-        found = {name: future.result() for name, future in running.items()}
+    points = in_threads(lambda name: _run_one(name, objective, start, deadline), METHODS)
+    found = dict(zip(METHODS, points, strict=True))
     best = max(found.values(), key=lambda point: point.score)
     return found | {"auto": best if best is found["line"] else _run_one("line", objective, best, deadline)}
+
+
+def climb(objective: Objective | DenseObjective, start: Point, seconds: float) -> Point:
+    """What `line` finds with one sweep of all images: nearly all there is to find, in less time."""
+    hunt = Hunt(objective, start, time.monotonic() + seconds)
+    with contextlib.suppress(OutOfTimeError):
+        line(hunt, sweeps=1)
+    return hunt.best
 
 
 def _run_one(name: str, objective: Objective | DenseObjective, start: Point, deadline: float) -> Point:
@@ -233,6 +264,12 @@ def _run_one(name: str, objective: Objective | DenseObjective, start: Point, dea
     with contextlib.suppress(OutOfTimeError):
         METHODS[name](hunt)
     return hunt.best
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """A function of every item, on all cores: numpy lets go of Python's lock while it computes."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(function, items))
 
 
 METHODS: dict[str, Callable[[Hunt], None]] = {

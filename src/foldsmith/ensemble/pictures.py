@@ -49,6 +49,7 @@ def draw(
                 f"{threshold:.4f}", (threshold, axes.get_ylim()[0]), xytext=(3, 4), textcoords="offset points"
             )
         axes.set(title=f"{metric} against the threshold", xlabel="threshold")
+        axes.locator_params(axis="x", nbins=6)
         axes.legend(loc="best", fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=80)

@@ -172,7 +172,7 @@ def draw_report(path: Path, problem: Problem, report: Report) -> None:
     objective = problem.objective()
     if isinstance(objective, Objective) and report.point.threshold is not None:
         low = max(objective.floor, report.point.threshold - 0.15)
-        thresholds = np.linspace(low, report.point.threshold + 0.15, 40)
+        thresholds = np.linspace(low, report.point.threshold + 0.15, 24)
         curves = {
             "blend": (thresholds, objective.curve(report.point.weights, thresholds)),
             "equal weights": (thresholds, objective.curve(report.uniform.weights, thresholds)),

@@ -9,7 +9,7 @@ import numpy as np
 from foldsmith.ensemble import budget
 from foldsmith.ensemble.file import FORMAT, write_ensemble
 from foldsmith.ensemble.fit import Problem, pose, prove, search_blend
-from foldsmith.ensemble.honest import correlations, in_threads, leave_one_out, worth
+from foldsmith.ensemble.honest import correlations, leave_one_out, worth
 from foldsmith.ensemble.members import OofData, load_members
 from foldsmith.ensemble.objective import Point, Weights, normalized
 from foldsmith.ensemble.older import is_older_name, load_older_members, read_list_format
@@ -18,8 +18,6 @@ from foldsmith.ensemble.report import Report, describe, draw_report, print_front
 from foldsmith.ensemble.thresholds import Rule, groups_of
 from foldsmith.errors import UserError, did_you_mean
 from foldsmith.metrics import Metric, find_metric
-
-NESTED_SHARE = 0.25  # of --seconds, for each fold's fit
 
 
 @dataclass(frozen=True)
@@ -85,18 +83,17 @@ def _best_of_all(problem: Problem, options: Options, given: Weights | None) -> P
     names = [member.name for member in problem.data.members]
     method = options.method if len(names) > 1 else "uniform"
     best, found = search_blend(problem, method, options.seconds)
-    singles = {name: problem.single(index) for index, name in enumerate(names)}
-    candidates = {method: best, "uniform": prove(problem, problem.start.weights), **singles}
+    singles = dict(zip(names, problem.singles, strict=True))
+    candidates = {method: best, "uniform": problem.start, **singles}
     if given is not None:
         candidates["given"] = prove(problem, normalized(given))
     won = max(candidates, key=lambda name: candidates[name].score)
     print_methods(problem, found, candidates, won, method)
-    return prove(problem, candidates[won].weights)
+    return best if won == method else prove(problem, candidates[won].weights)
 
 
 def _judge(problem: Problem, best: Point, rule: Rule, options: Options) -> Report:
     """All that is to be said about a blend."""
-    singles = in_threads(problem.single, range(len(problem.data.members)))
     thresholds, score = best.threshold, best.score
     if not rule.is_joint:
         assert best.threshold is not None
@@ -108,11 +105,11 @@ def _judge(problem: Problem, best: Point, rule: Rule, options: Options) -> Repor
         point=best,
         score=score,
         threshold=thresholds,
-        uniform=prove(problem, normalized(np.ones(len(singles)))),
-        singles=singles,
+        uniform=problem.start,
+        singles=problem.singles,
         without=leave_one_out(problem, best),
         correlation=correlations(problem),
-        worth=worth(problem, options.method, options.seconds * NESTED_SHARE, rule),
+        worth=worth(problem, options.method, options.seconds, rule),
     )
 
 
