@@ -2,6 +2,9 @@
 """Predict the test images with an ensemble and write the submission.
 
 ./ensemble_inference.py best.yml --models runs --output submission.csv
+./ensemble_inference.py best.yml --deadline 8h40m            what fits into the time; exit code 5 when not all did
+./ensemble_inference.py best.yml --from-predictions kept     another threshold or other weights, without any model
+./ensemble_inference.py --vote a.csv b.csv c.csv             submissions, or --mean / --geometric predictions, combined
 """
 
 import argparse
@@ -17,7 +20,7 @@ except ModuleNotFoundError as missing:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ensemble", type=Path, help="what ensemble_search.py wrote")
+    parser.add_argument("ensemble", type=Path, nargs="?", help="what ensemble_search.py wrote")
     parser.add_argument(
         "--models",
         nargs="+",
@@ -27,21 +30,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the competition's folder (default: the config's)")
     parser.add_argument("--output", type=Path, default=Path("submission.csv"), metavar="FILE")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], help="default: cuda where there is one, all of its devices"
+    )
+    parser.add_argument("--deadline", metavar="TIME", help="such as 8h40m, 45m or 12s after the start of this program")
+    parser.add_argument("--started-at", type=float, metavar="SECONDS", help="count from this time (date +%%s) instead")
+    parser.add_argument("--keep-predictions", type=Path, metavar="DIR", help="save each member's test probabilities")
+    parser.add_argument("--from-predictions", type=Path, metavar="DIR", help="take those instead of running models")
+    parser.add_argument("--threshold", type=float, help="with --from-predictions: instead of the ensemble's")
+    for way, what in (
+        ("vote", "submissions: labels that more than half of them have"),
+        ("mean", "predictions (.npy of --keep-predictions, or csv): their mean"),
+        ("geometric", "predictions: their geometric mean"),
+    ):
+        parser.add_argument(f"--{way}", nargs="+", type=Path, metavar="FILE", help=f"combine {what}")
     args = parser.parse_args(argv)
 
-    from foldsmith.ensemble.file import find_ensemble, read_ensemble
-    from foldsmith.inference.ensemble import run_ensemble
-    from foldsmith.inference.find import INPUT_ROOTS
-    from foldsmith.inference.predict import pick_device
+    from foldsmith.inference.command import run_command
 
-    run_ensemble(
-        read_ensemble(find_ensemble(args.ensemble)),
-        model_roots=args.models or [args.ensemble.parent, Path("runs"), *INPUT_ROOTS],
-        data_root=args.data,
-        output=args.output,
-        device=pick_device(args.device),
-    )
+    run_command(args, parser.error)
 
 
 if __name__ == "__main__":

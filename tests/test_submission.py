@@ -104,7 +104,7 @@ def test_an_ensemble_writes_what_the_sample_asks_for(chain: Chain, tmp_path: Pat
     output = tmp_path / "submission.csv"
     words = [str(chain.ensemble), "--models", str(chain.runs), "--data", str(tmp_path), "--output", str(output)]
     ensemble_inference.main(words)
-    assert f"written: {output} (716 images, a probability for each of 55 classes)" in capsys.readouterr().out
+    assert f"written: {output} (2 of 2 members, 716 images, a probability for each of 55 classes)" in capsys.readouterr().out
     written, lists = read_csv(output), read_csv(chain.submission)
     assert (written.columns, written.column("id")) == (["id", *names], ids)
     values = np.array([written.column(name) for name in names[::-1]], dtype=np.float32).T

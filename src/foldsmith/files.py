@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from foldsmith.errors import EXIT_ENVIRONMENT, WRITE_ERRNOS, UserError
+from foldsmith.errors import EXIT_ENVIRONMENT, EXIT_UNTRUSTED, WRITE_ERRNOS, UserError
 
 
 @contextlib.contextmanager
@@ -63,6 +64,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path, hint: str | None = None) -> Any:
+    """A JSON file's value.
+
+    Raises:
+        UserError: it is not there, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", file=path, hint=hint) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"is not JSON: {error}", file=path, hint=hint, code=EXIT_UNTRUSTED) from None
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
@@ -85,5 +100,7 @@ def sha256_json(value: Any) -> str:
 
 def code_sha256() -> str:
     """Hash of this package's source files, so that an artefact says which code made it."""
+    if getattr(sys.modules["foldsmith"], "__file__", None) is None:  # a packed kernel holds the sources
+        return sha256_json(sys.modules["__main__"].SOURCES)
     root = Path(__file__).parent
     return sha256_lines(f"{path.relative_to(root)}:{sha256_file(path)}" for path in sorted(root.rglob("*.py")))

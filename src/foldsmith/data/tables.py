@@ -118,7 +118,7 @@ def read_table(config: Config) -> Table:
         raise UserError("has no rows", file=sheet.path)
     texts = sheet.column(label_column(sheet, config))
     one_label = config.data.task == "multiclass"
-    separator = config.data.label_separator or (" " if one_label else _separator(texts))
+    separator = config.data.label_separator or (" " if one_label else find_separator(texts))
     words = label_words(sheet, config, separator)
     classes = read_classes(config, words)
     index = _token_index(classes, words)
@@ -166,7 +166,7 @@ def encode_labels(
     return starts, np.array(indices, dtype=np.int32)
 
 
-def _separator(texts: list[str]) -> str:
+def find_separator(texts: list[str]) -> str:
     """The mark that occurs in most label texts; the space where no mark occurs in a tenth of the texts with a space."""
     counts = {separator: sum(separator in text for text in texts) for separator in (*SEPARATORS, " ")}
     mark = max(SEPARATORS, key=lambda separator: counts[separator])

@@ -1,101 +1,202 @@
-"""An ensemble file to a submission: every member, every fold, every view, one sum, one threshold."""
+"""An ensemble file to a submission: every member, every fold, every view, one sum, one threshold; under a clock.
 
+run_ensemble    checks all that can be wrong, then: the prior, and a better submission after every member
+"""
+
+import queue
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from foldsmith.config import Config
 from foldsmith.data.images import find_images, geometry_of
 from foldsmith.data.tables import class_columns, read_sample
-from foldsmith.ensemble.file import Ensemble, Member, blend
-from foldsmith.errors import EXIT_UNTRUSTED, UserError
-from foldsmith.files import sha256_lines
+from foldsmith.ensemble.file import Ensemble, blend
+from foldsmith.errors import EXIT_DEADLINE, EXIT_UNTRUSTED, UserError
+from foldsmith.files import code_sha256, sha256_lines
+from foldsmith.inference.anytime import BeforeBatch, MemberJob, MembersRun
+from foldsmith.inference.budget import Budget
 from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.find import find_weights, locate_data
+from foldsmith.inference.parts import Parts
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.inference.submission import (
-    check_writable,
-    label_lists,
-    top_labels,
-    write_probabilities,
-    write_submission,
-)
+from foldsmith.inference.predictions import save_predictions
+from foldsmith.inference.submission import Submission, check_writable
 from foldsmith.inference.views import expand_views, margin_of
-from foldsmith.metrics import Probabilities, above
-from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.metrics import Probabilities, decide
+from foldsmith.models.weights import config_of, load_model, read_header, reload_model
 
 
-def run_ensemble(
-    ensemble: Ensemble, *, model_roots: Sequence[Path], data_root: Path | None, output: Path, device: torch.device
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the ensemble file."""
+
+    model_roots: Sequence[Path]  # folders below which weights are searched
+    output: Path  # the csv to write
+    devices: Sequence[torch.device]  # members are spread over them
+    data_root: Path | None = None  # the competition's folder; None: the config's, or below the usual input folders
+    budget: Budget | None = None
+    keep_predictions: Path | None = None  # a folder for each member's probabilities
+
+
+def run_ensemble(ensemble: Ensemble, options: Options) -> None:
     """Predict the test images and write the submission.
 
-    Args:
-        model_roots: folders below which weights are searched.
-        data_root: the competition's folder; None: where the members' config says, or below the usual input folders.
-        output: the csv to write.
+    The first thing written, where no submission stands yet, is a valid one of the most frequent labels; it is improved
+    after every member.
+
+    Raises:
+        UserError: code 5 when the deadline came before all was done; the submission is valid then.
     """
-    # Everything that can be wrong is found before the first model runs.
-    weights = find_weights(ensemble, model_roots)
-    headers = {name: read_header(path) for name, path in weights.items()}
-    for name, header in headers.items():
-        if sha256_lines(header["classes"]) != ensemble.classes_sha256:
-            raise UserError("has another class list than the ensemble", file=weights[name], code=EXIT_UNTRUSTED)
-    for member in ensemble.members:
-        expand_views(member.views)
-    first = ensemble.members[0].weights[0]
-    config = locate_data(config_of(headers[first], weights[first]), data_root)
-    tokens = headers[first]["classes"]
-    sample, id_column = read_sample(config)
-    columns = class_columns(config, sample, id_column, tokens)
-    ids = sample.column(id_column)
-    check_writable(output)
-    paths = find_images(config.data_path("test_dir"), ids, config.data.image_extension)
-
-    images = DecodedImages(paths, keep=_canvases(ensemble, headers, weights))
-    predictions = []
-    for number, member in enumerate(ensemble.members, start=1):
-        title = f"member {number}/{len(ensemble.members)} {member.name}"
-        predictions.append(_predict_member(member, weights, images, device, title))
-
-    probabilities = blend(predictions, [member.weight for member in ensemble.members])
-    if columns is not None:
-        write_probabilities(output, sample, id_column, columns, probabilities)
-        what = f"a probability for each of {len(tokens)} classes"
-    elif config.data.task == "multiclass":
-        write_submission(output, sample, id_column, top_labels(probabilities, tokens))
-        what = "a label an image"
-    else:
-        predicted = above(probabilities, ensemble.threshold)
-        separator = config.data.label_separator or " "
-        write_submission(output, sample, id_column, label_lists(predicted, tokens, separator))
-        what = f"{np.count_nonzero(predicted) / len(ids):.2f} labels an image"
-    print(f"written: {output} ({len(ids)} images, {what})")
+    budget = options.budget or Budget(None)
+    check_writable(options.output)
+    weights = find_weights(ensemble, options.model_roots)
+    work = _Work(ensemble, weights, options)
+    if not work.parts.folder.is_dir():
+        work.submission.write_prior(ensemble.prior)
+    jobs = [MemberJob(member.name, len(member.weights), expand_views(member.views)) for member in ensemble.members]
+    speeds = [member.images_per_second for member in ensemble.members]
+    costs = [1 / (speed * len(job.views)) if speed else None for speed, job in zip(speeds, jobs, strict=True)]
+    run = MembersRun(jobs, work.predict_fold, work.improve, budget, len(work.ids), costs, lanes=len(options.devices))
+    predictions = run.run()
+    work.say_bad_images()
+    if run.cut:
+        raise UserError(
+            f"the deadline came: the submission stands on {len(predictions)} of {len(jobs)} members, "
+            "or on fewer views or folds than planned",
+            file=options.output,
+            hint=f"the file is valid; run again without --deadline to go on from {work.parts.folder}",
+            code=EXIT_DEADLINE,
+        )
+    if options.keep_predictions is not None:
+        save_predictions(options.keep_predictions, work.submission, [job.name for job in jobs], predictions)
+    work.parts.remove()
 
 
-def _predict_member(
-    member: Member, weights: dict[str, Path], images: DecodedImages, device: torch.device, title: str
-) -> Probabilities:
-    """Mean probabilities of a member's folds, summed in float32 in the order of the ensemble file."""
-    total: Probabilities | None = None
-    for number, name in enumerate(member.weights, start=1):
-        path = weights[name]
-        config: Config = config_of(read_header(path), path)
-        model = load_model(path, device)
-        description = f"{title}, fold {number}/{len(member.weights)}"
-        predicted = predict(model, images, pipeline_of(config, device), member.views, description)
-        total = predicted if total is None else total + predicted
-    assert total is not None
-    return total / np.float32(len(member.weights))
+class _Work:
+    """All that the members share, checked: weights, classes, the test images, where the submission goes."""
+
+    def __init__(self, ensemble: Ensemble, weights: dict[str, Path], options: Options) -> None:
+        self.ensemble, self.weights = ensemble, weights
+        self.headers = {name: read_header(path) for name, path in weights.items()}
+        self.classes = _classes(ensemble, self.headers)
+        self.order = {name: _order(header, self.classes, weights[name]) for name, header in self.headers.items()}
+        first = ensemble.members[0].weights[0]
+        config = locate_data(config_of(self.headers[first], weights[first]), options.data_root)
+        sample, id_column = read_sample(config)
+        self.ids = sample.column(id_column)
+        columns = class_columns(config, sample, id_column, self.classes)
+        self.submission = Submission(
+            options.output, sample, id_column, columns, self.classes, config.data.label_separator or " "
+        )
+        paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension)
+        self.images = DecodedImages(paths, keep=self._canvases(), skip_bad=True)
+        self.images_sha256 = sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
+        self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
+        self.code_sha256 = code_sha256()
+        self.devices: queue.SimpleQueue[torch.device] = queue.SimpleQueue()
+        for device in options.devices:
+            self.devices.put(device)
+        self.models: dict[torch.device, tuple[Any, nn.Module]] = {}  # the last one of each device
+
+    def predict_fold(self, member: int, fold: int, before_batch: BeforeBatch) -> Probabilities:
+        """Probabilities of a weights file, classes in the ensemble's order; from a killed run's parts if they fit."""
+        job = self.ensemble.members[member]
+        name, views = job.weights[fold], expand_views(job.views)
+        config = self._config(name)
+        fewest = len(views)
+
+        def counting(images: int) -> int:
+            nonlocal fewest
+            count = before_batch(images)
+            fewest = min(fewest, count)
+            return count
+
+        made_from = {
+            "weights": job.sha256[fold],
+            "views": views,
+            "images": self.images_sha256,
+            "code": self.code_sha256,
+            "batch_size": config.test.batch_size,
+        }
+        known = self.parts.load(made_from)
+        if known is not None:
+            return known
+        device = self.devices.get()
+        try:
+            model = self._model(name, config, device)
+            title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
+            pipeline = pipeline_of(config, device)
+            predicted = predict(model, self.images, pipeline, views, title, before_batch=counting)
+        finally:
+            self.devices.put(device)
+        predicted = np.ascontiguousarray(predicted[:, self.order[name]])
+        if fewest == len(views):
+            self.parts.save(made_from, predicted)
+        return predicted
+
+    def improve(self, members: list[Probabilities]) -> None:
+        """Write the submission of the first members, at the threshold that is best for them."""
+        count = len(members)
+        ensemble = self.ensemble
+        probabilities = blend(members, [member.weight for member in ensemble.members[:count]])
+        is_prefix = count < len(ensemble.members) and ensemble.threshold is not None
+        threshold = ensemble.prefix_thresholds[count - 1] if is_prefix else ensemble.threshold
+        predicted = decide(probabilities, threshold, ensemble.min_labels, ensemble.max_labels)
+        what = self.submission.write(probabilities, predicted, ensemble.prior, sorted(self.images.bad))
+        members_done = f"{count} of {len(ensemble.members)} members"
+        print(f"written: {self.submission.path} ({members_done}, {len(self.ids)} images, {what})")
+
+    def say_bad_images(self) -> None:
+        bad = self.images.bad
+        if bad:
+            first = "; ".join(f"{self.images.paths[row].name} ({bad[row]})" for row in sorted(bad)[:5])
+            print(f"{len(bad)} of {len(self.ids)} images can't be read and get the most frequent labels: {first}")
+
+    def _config(self, name: str) -> Config:
+        return config_of(self.headers[name], self.weights[name])
+
+    def _model(self, name: str, config: Config, device: torch.device) -> nn.Module:
+        """The network with a file's weights: the one that the device has, when only its weights differ."""
+        shape = (config.model, self.headers[name]["classes"])
+        if device in self.models and self.models[device][0] == shape:
+            reload_model(self.models[device][1], self.weights[name])
+        else:
+            self.models[device] = shape, load_model(self.weights[name], device)
+        return self.models[device][1]
+
+    def _canvases(self) -> list[Canvas]:
+        """What the members need of each image."""
+        canvases = []
+        for member in self.ensemble.members:
+            geometry = geometry_of(self._config(member.weights[0]))
+            views = expand_views(member.views)
+            canvases.append(Canvas(geometry, margin_of(views, geometry.height, geometry.width)))
+        return canvases
 
 
-def _canvases(ensemble: Ensemble, headers: dict[str, dict[str, Any]], weights: dict[str, Path]) -> list[Canvas]:
-    """What the members need of each image."""
-    canvases = []
-    for member in ensemble.members:
-        geometry = geometry_of(config_of(headers[member.weights[0]], weights[member.weights[0]]))
-        canvases.append(Canvas(geometry, margin_of(member.views, geometry.height, geometry.width)))
-    return canvases
+def _classes(ensemble: Ensemble, headers: dict[str, dict[str, Any]]) -> list[str]:
+    """The ensemble's class list: that of the weights whose hash is the ensemble's."""
+    for header in headers.values():
+        if sha256_lines(header["classes"]) == ensemble.classes_sha256:
+            return list(header["classes"])
+    raise UserError("has another class list than all of its weights", key="classes_sha256", code=EXIT_UNTRUSTED)
+
+
+def _order(header: dict[str, Any], classes: list[str], path: Path) -> NDArray[np.int64]:
+    """Where each of the ensemble's classes stands in a weights file; another set of classes is refused."""
+    own = {token: index for index, token in enumerate(header["classes"])}
+    if len(own) != len(classes) or own.keys() != set(classes):
+        strange = sorted(own.keys() ^ set(classes))[:5]
+        raise UserError(
+            f"has other classes than the ensemble: {len(own)} instead of {len(classes)}; {', '.join(strange)} differ",
+            file=path,
+            code=EXIT_UNTRUSTED,
+        )
+    return np.array([own[token] for token in classes], dtype=np.int64)

@@ -9,14 +9,9 @@ def main(ensemble_text: str, name: str) -> None:
     # Kernels have no network: say so to every library before it is imported, else it waits for time-outs.
     os.environ["HF_HUB_OFFLINE"] = "1"
     from foldsmith.ensemble.file import parse_ensemble
-    from foldsmith.inference.ensemble import run_ensemble
+    from foldsmith.inference.ensemble import Options, run_ensemble
     from foldsmith.inference.find import INPUT_ROOTS
-    from foldsmith.inference.predict import pick_device
+    from foldsmith.inference.predict import pick_devices
 
-    run_ensemble(
-        parse_ensemble(ensemble_text, name),
-        model_roots=INPUT_ROOTS,
-        data_root=None,
-        output=Path("submission.csv"),
-        device=pick_device(None),
-    )
+    options = Options(model_roots=INPUT_ROOTS, output=Path("submission.csv"), devices=pick_devices(None))
+    run_ensemble(parse_ensemble(ensemble_text, name), options)

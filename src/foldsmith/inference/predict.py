@@ -69,6 +69,13 @@ def pick_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
+def pick_devices(name: str | None) -> list[torch.device]:
+    """Every CUDA device of the machine, else the CPU; `name` as in `pick_device`."""
+    device = pick_device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    return [torch.device("cuda", index) for index in range(count)] if count > 1 else [device]
+
+
 def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
     """uint8 (N, H, W, 3) to normalised float32 (N, 3, H, W) on the device, in channels_last memory format."""
     x = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()  # a permuted view is channels_last already
@@ -91,7 +98,7 @@ def predict(
     description: str,
     *,
     merge: str = "mean",
-    before_batch: Callable[[int], None] | None = None,
+    before_batch: Callable[[int], int] | None = None,
 ) -> Probabilities:
     """Probabilities of every image, merged over views.
 
@@ -100,7 +107,8 @@ def predict(
         views: names of single views (views.expand_views).
         description: label of the progress bar.
         merge: name in MERGES.
-        before_batch: called with the number of images that are done, before each batch; may raise to end the run.
+        before_batch: called with the number of images that are done, before each batch: how many of the views it gets;
+            may raise to end the run.
 
     Returns:
         float32 (images, classes), rows in the order of the images' paths.
@@ -117,9 +125,8 @@ def predict(
         tqdm(total=len(images), desc=description, unit="img", disable=None, leave=False) as bar,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
-            if before_batch is not None:
-                before_batch(done)
-            parts += _predict_batch(model, batch, pipeline, views, merge)
+            count = len(views) if before_batch is None else before_batch(done)
+            parts += _predict_batch(model, batch, pipeline, views[:count], merge)
             done += len(batch)
             bar.update(len(batch))
     probabilities = np.concatenate(parts)

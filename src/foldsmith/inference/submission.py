@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,41 @@ def top_labels(probabilities: Probabilities, tokens: Sequence[str]) -> list[str]
         probabilities: float32 (images, classes).
     """
     return [tokens[int(index)] for index in probabilities.argmax(axis=1)]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where and in which form predictions are written; known before the first model runs."""
+
+    path: Path
+    sample: Sheet
+    id_column: str
+    columns: list[str] | None  # of every class, where the sample asks for probabilities
+    tokens: list[str]  # what the label table writes for a class
+    separator: str
+
+    def write(self, probabilities: Probabilities, predicted: Targets, prior: Sequence[str], bad: Sequence[int]) -> str:
+        """Write the file; returns what is in it, in words.
+
+        Args:
+            probabilities: float32 (images, classes), rows as the sample's.
+            predicted: bool, the same shape.
+            prior: tokens that images of which nothing is known get.
+            bad: rows of such images.
+        """
+        known = np.array([token in prior for token in self.tokens])
+        predicted, probabilities = predicted.copy(), probabilities.copy()
+        predicted[bad], probabilities[bad] = known, known
+        if self.columns is not None:
+            write_probabilities(self.path, self.sample, self.id_column, self.columns, probabilities)
+            return f"a probability for each of {len(self.tokens)} classes"
+        write_submission(self.path, self.sample, self.id_column, label_lists(predicted, self.tokens, self.separator))
+        return f"{np.count_nonzero(predicted) / len(predicted):.2f} labels an image"
+
+    def write_prior(self, prior: Sequence[str]) -> None:
+        """Write the most frequent labels for every image."""
+        nothing = np.zeros((len(self.sample.rows), len(self.tokens)), dtype=np.float32)
+        self.write(nothing, nothing > 0, prior, range(len(nothing)))
 
 
 def write_submission(path: Path, sample: Sheet, id_column: str, values: Sequence[str]) -> None:

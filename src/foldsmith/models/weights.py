@@ -96,6 +96,11 @@ def load_model(path: Path, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
+def reload_model(model: nn.Module, path: Path) -> None:
+    """Put the weights of another of our files, of the same network, into a model that `load_model` gave."""
+    _copy_into(model, _read_safetensors(path), path, optional=())
+
+
 def load_pretrained(path: Path, model: nn.Module) -> None:
     """Start a model from a .safetensors or .pth state dict. The classifier is skipped where its shape differs.
 

@@ -1,0 +1,135 @@
+"""Members one after the other under a clock: after each there is something better to submit than before."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from foldsmith.inference.budget import (
+    RESERVE,
+    Budget,
+    DeadlineReached,
+    Remaining,
+    Stopwatch,
+    plan_views,
+)
+from foldsmith.metrics import Probabilities
+
+BeforeBatch = Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class MemberJob:
+    """A member's work: so many folds, these views."""
+
+    name: str
+    folds: int
+    views: list[str]
+
+
+class MembersRun:
+    """The members of an ensemble, predicted in order until all are done or the time is over.
+
+    Args:
+        jobs: in the order of the ensemble file.
+        predict_fold: (member, fold, before_batch) to probabilities (images, classes); calls before_batch with the
+            number of images done before every batch, and takes as many of the member's views as it says.
+        finished: told the probabilities of the members so far whenever a member is finished.
+        guesses: relative costs of the members that are known from elsewhere.
+        lanes: members that are predicted at the same time, each on a device of its own.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[MemberJob],
+        predict_fold: Callable[[int, int, BeforeBatch], Probabilities],
+        finished: Callable[[list[Probabilities]], None],
+        budget: Budget,
+        images: int,
+        guesses: Sequence[float | None] = (),
+        lanes: int = 1,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.jobs, self.predict_fold, self.finished = list(jobs), predict_fold, finished
+        self.budget, self.lanes, self.say = budget, lanes, say
+        self.watch = Stopwatch(images, guesses or [None] * len(jobs))
+        self.cut = False  # something was left out
+
+    def run(self) -> list[Probabilities]:
+        """Probabilities of the members that were finished; the last may stand on some of its folds alone."""
+        done: list[Probabilities] = []
+        for member, (total, folds) in enumerate(self._results()):
+            if total is not None:
+                done.append(total / np.float32(folds))
+                started = self.budget.clock()
+                self.finished(done)
+                self.budget.end -= max(0.0, self.budget.clock() - started)  # the next one takes as long
+            if folds < self.jobs[member].folds:
+                self._leave_out(member if total is None else member + 1)
+                break
+        return done
+
+    def _results(self) -> Iterator[tuple[Probabilities | None, int]]:
+        """`_predict_member` of every member, in order."""
+        if self.lanes == 1:
+            yield from map(self._predict_member, range(len(self.jobs)))
+            return
+        with ThreadPoolExecutor(self.lanes, thread_name_prefix="member") as pool:
+            yield from pool.map(self._predict_member, range(len(self.jobs)))
+
+    def _predict_member(self, member: int) -> tuple[Probabilities | None, int]:
+        """The sum over the folds that could be finished, in float32 in their order, and their number."""
+        job = self.jobs[member]
+        total: Probabilities | None = None
+        if self._planned(member, job.folds) == 0:
+            return None, 0
+        for fold in range(job.folds):
+            try:
+                predicted = self.predict_fold(member, fold, self._guard(member, fold))
+            except DeadlineReached:
+                self.say(f"the deadline ends {job.name} after {fold} of {job.folds} folds")
+                self.cut = True
+                return total, fold
+            total = predicted if total is None else total + predicted
+        return total, job.folds
+
+    def _guard(self, member: int, fold: int) -> BeforeBatch:
+        """Says before every batch how many views it may have, from the time left and the speed so far."""
+        job = self.jobs[member]
+        batches: list[tuple[float, int, int]] = []  # when each began, images before it, its views
+
+        def before_batch(images: int) -> int:
+            now = self.budget.clock()
+            longest = now - batches[-1][0] if batches else 0.0
+            if self.budget.left < longest or self.budget.left <= 0:
+                raise DeadlineReached
+            if len(batches) > 1:  # the first batch warms up
+                (began, before, _), views = batches[1], [views for _, _, views in batches[1:]]
+                done = images - before
+                self.watch.note(member, done, sum(views) / len(views), now - began)
+            share = 1 - images / self.watch.images
+            views_now = max(1, self._planned(member, job.folds - fold - 1 + share))
+            if views_now < len(job.views) and not self.cut:
+                self.say(f"short of time: {job.name} goes on with {views_now} of {len(job.views)} views")
+            self.cut = self.cut or views_now < len(job.views)
+            batches.append((now, images, views_now))
+            return views_now
+
+        return before_batch
+
+    def _planned(self, member: int, folds: float) -> int:
+        """Views that a member can afford, `folds` of its own being still to do; 0: none."""
+        rest = [Remaining(folds, len(self.jobs[member].views), self.watch.seconds(member))]
+        for other in range(member + 1, len(self.jobs)):
+            rest.append(Remaining(self.jobs[other].folds, len(self.jobs[other].views), self.watch.seconds(other)))
+        left = self.budget.left * self.lanes
+        if member > 0 and folds == self.jobs[member].folds and rest[0].seconds * RESERVE * folds > left:
+            return 0  # not even one view: what has been found is better than half a member
+        return plan_views(left, rest)[0]
+
+    def _leave_out(self, member: int) -> None:
+        names = [job.name for job in self.jobs[member:]]
+        if names:
+            self.cut = True
+            self.say(f"short of time: {', '.join(names)} {'is' if len(names) == 1 else 'are'} left out")

@@ -1,0 +1,50 @@
+"""What ensemble_inference.py does with its arguments: run models, or combine what was predicted before."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foldsmith.ensemble.file import find_ensemble, read_ensemble
+from foldsmith.inference.budget import Budget, parse_duration, seconds_since_start
+from foldsmith.inference.combine import combine, submit_predictions
+from foldsmith.inference.ensemble import Options, run_ensemble
+from foldsmith.inference.find import INPUT_ROOTS
+from foldsmith.inference.predict import pick_devices
+
+
+def run_command(args: Namespace, usage_error: Callable[[str], Any]) -> None:
+    """Run what the arguments of ensemble_inference.py ask for."""
+    ways = [way for way in ("vote", "mean", "geometric") if getattr(args, way)]
+    if len(ways) > 1 or (ways and args.from_predictions):
+        usage_error("--vote, --mean, --geometric and --from-predictions exclude each other")
+    if args.ensemble is None and not ways:
+        usage_error("the ensemble file is missing")
+    if args.threshold is not None and not (args.from_predictions or ways):
+        usage_error("--threshold goes with --from-predictions, --mean or --geometric")
+    ensemble = None if args.ensemble is None else read_ensemble(find_ensemble(args.ensemble))
+    if ways:
+        combine(ways[0], getattr(args, ways[0]), args.output, ensemble, args.threshold)
+        return
+    assert ensemble is not None
+    if args.from_predictions:
+        submit_predictions(ensemble, args.from_predictions, args.output, args.threshold)
+        return
+    options = Options(
+        model_roots=args.models or [args.ensemble.parent, Path("runs"), *INPUT_ROOTS],
+        data_root=args.data,
+        output=args.output,
+        devices=pick_devices(args.device),
+        budget=budget(args.deadline, args.started_at),
+        keep_predictions=args.keep_predictions,
+    )
+    run_ensemble(ensemble, options)
+
+
+def budget(deadline: str | None, started_at: float | None) -> Budget:
+    """The time until the deadline, counted from `started_at` (seconds since 1970) or from this process's start."""
+    if deadline is None:
+        return Budget(None)
+    elapsed = seconds_since_start() if started_at is None else time.time() - started_at
+    return Budget(parse_duration(deadline), started=time.monotonic() - elapsed)

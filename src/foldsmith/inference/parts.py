@@ -1,0 +1,40 @@
+"""Finished predictions of a run that may be killed: `<output>.parts/` holds a file a fold, found again by its hash."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldsmith.files import atomic_path, sha256_json
+from foldsmith.metrics import Probabilities
+
+
+class Parts:
+    """The folder of a run's finished predictions. A file counts only where all that it was made from is the same."""
+
+    def __init__(self, output: Path, shape: tuple[int, int]) -> None:
+        self.folder = output.with_name(output.name + ".parts")
+        self.shape = shape  # (images, classes)
+
+    def load(self, made_from: Mapping[str, Any]) -> Probabilities | None:
+        """What was saved for the same hashes; None when there is nothing, or it is damaged."""
+        try:
+            with open(self._path(made_from), "rb") as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return array if array.shape == self.shape and array.dtype == np.float32 else None
+
+    def save(self, made_from: Mapping[str, Any], probabilities: Probabilities) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self._path(made_from)) as temporary, open(temporary, "wb") as file:
+            np.lib.format.write_array(file, probabilities, allow_pickle=False)
+
+    def remove(self) -> None:
+        """All of it: the run is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, made_from: Mapping[str, Any]) -> Path:
+        return self.folder / f"{sha256_json(made_from)[:32]}.npy"

@@ -1,0 +1,143 @@
+"""Under a clock: a run never takes longer than it may, and what it leaves out is views first, then the last members."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foldsmith.errors import UserError
+from foldsmith.inference.anytime import MemberJob, MembersRun
+from foldsmith.inference.budget import Budget, Remaining, Stopwatch, parse_duration, plan_views, seconds_since_start
+
+IMAGES, BATCH = 100, 10
+
+
+class FakeRun:
+    """Members whose batches take made-up times on a clock of its own."""
+
+    def __init__(self, costs, views, folds, seconds, guesses=(), loading=0.0):
+        self.now, self.costs, self.loading = 0.0, costs, loading
+        self.batches: list[float] = []  # seconds of each
+        self.written: list[tuple[int, float]] = []  # members, when
+        jobs = [MemberJob(str(number), folds, [f"view{view}" for view in range(views)]) for number in range(len(costs))]
+        budget = Budget(seconds, clock=lambda: self.now)
+        self.run = MembersRun(jobs, self.predict, self.finished, budget, IMAGES, guesses, say=lambda text: None)
+        self.used: list[tuple[int, int, float]] = []  # member, fold, mean views of finished folds
+
+    def predict(self, member, fold, before_batch):
+        self.now += self.loading
+        views = []
+        for done in range(0, IMAGES, BATCH):
+            views.append(before_batch(done))
+            self.batches.append(self.costs[member] * views[-1])
+            self.now += self.batches[-1]
+        self.used.append((member, fold, sum(views) / len(views)))
+        return np.full((IMAGES, 2), member + fold / 10, dtype=np.float32)
+
+    def finished(self, members):
+        self.written.append((len(members), self.now))
+
+
+def test_without_a_deadline_all_is_done():
+    fake = FakeRun([1.0, 2.0], views=2, folds=3, seconds=None)
+    members = fake.run.run()
+    assert not fake.run.cut and len(fake.used) == 6 and all(views == 2 for _, _, views in fake.used)
+    np.testing.assert_allclose([member[0, 0] for member in members], [0.1, 1.1], rtol=1e-6)
+    assert [count for count, _ in fake.written] == [1, 2]
+
+
+def test_views_go_first():
+    # 2 members x 2 folds x 2 views x 10 batches of 1 s are 80 s; with one view for the second member 60 s
+    fake = FakeRun([1.0, 1.0], views=2, folds=2, seconds=64)
+    fake.run.run()
+    assert fake.run.cut and fake.now <= 64
+    assert [(member, fold) for member, fold, _ in fake.used] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [views for member, _, views in fake.used if member == 0] == [2, 2], "the last members lose theirs first"
+    assert [views for member, _, views in fake.used if member == 1] == [1, 1.3], "at the end there is time for some"
+
+
+def test_then_members():
+    fake = FakeRun([1.0, 1.0, 1.0], views=2, folds=2, seconds=45)
+    members = fake.run.run()
+    assert len(members) == 2 and fake.now <= 45
+    assert fake.used[0][2] == 1.2 and {views for _, _, views in fake.used[1:]} == {1}, "two batches to see the speed"
+
+
+def test_a_member_may_stand_on_some_of_its_folds():
+    fake = FakeRun([1.0], views=1, folds=3, seconds=25)
+    (only,) = fake.run.run()
+    np.testing.assert_allclose(only[0, 0], (0.0 + 0.1) / 2, rtol=1e-6)
+    assert fake.run.cut and fake.written == [(1, pytest.approx(24, abs=1.5))]
+
+
+def test_a_deadline_before_the_first_fold_leaves_the_prior():
+    fake = FakeRun([10.0], views=1, folds=1, seconds=25)
+    assert fake.run.run() == [] and fake.run.cut and fake.now <= 25 and fake.written == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    costs=st.lists(st.floats(0.01, 5.0), min_size=1, max_size=7),
+    views=st.integers(1, 8),
+    folds=st.integers(1, 5),
+    share=st.floats(0.001, 1.5),
+    known=st.booleans(),
+    loading=st.floats(0, 2),
+)
+def test_no_run_is_late_by_more_than_a_batch(costs, views, folds, share, known, loading):
+    whole = sum(costs) * views * folds * IMAGES / BATCH
+    fake = FakeRun(costs, views, folds, share * whole, costs if known else (), loading)
+    members = fake.run.run()
+    assert fake.now <= share * whole + max([0.0, *fake.batches]) + loading + 1e-6
+    assert len(members) == len(fake.written)
+    if not fake.run.cut:
+        assert len(fake.used) == len(costs) * folds
+    if loading == 0 and share >= 1.2:
+        assert not fake.run.cut, "all of it fits"
+
+
+@given(
+    left=st.floats(0, 1000),
+    members=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 8), st.floats(0.1, 50)), min_size=1, max_size=6),
+)
+def test_plans_fit_and_take_from_the_end(left, members):
+    jobs = [Remaining(*member) for member in members]
+    views = plan_views(left, jobs)
+    cost = sum(job.folds * count * job.seconds for job, count in zip(jobs, views, strict=True)) * 1.05
+    assert cost <= left * (1 + 1e-9) or views == [1] + [0] * (len(jobs) - 1)
+    full = [job.views for job in jobs]
+    assert all(count <= most for count, most in zip(views, full, strict=True)) and views[0] >= 1
+    for number in range(1, len(jobs)):
+        if views[number] > 1:
+            assert views[:number] == full[:number]
+        if views[number] == 1:
+            assert min(views[:number]) >= 1
+
+
+def test_speeds_of_others_are_guessed_from_their_relative_costs():
+    watch = Stopwatch(100, [2.0, 3.0, None])
+    assert watch.seconds(0) == 0
+    watch.note(0, images=50, views=2, seconds=40)
+    assert [watch.seconds(member) for member in range(3)] == [40, 60, 40]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("8h40m", 31200), ("45m", 2700), ("12s", 12), ("1h30m10s", 5410), ("90", 90), ("0.5h", 1800)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "8x", "-5m", "0s", "5m8h", "soon"])
+def test_what_is_no_duration(text):
+    with pytest.raises(UserError, match="is no time"):
+        parse_duration(text)
+
+
+def test_the_process_knows_when_it_started():
+    import subprocess
+    import sys
+
+    code = "import time; time.sleep(0.5); from foldsmith.inference.budget import *; print(seconds_since_start())"
+    seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.5 <= seconds < 60 and seconds_since_start() > 0
