@@ -1,4 +1,4 @@
-"""The blend search: an exact objective, a known optimum, and refusal of files that do not belong together."""
+"""The blend search on the files of real runs: refusal of files that do not belong together, and what is written."""
 
 import json
 import shutil
@@ -8,42 +8,10 @@ import numpy as np
 import pytest
 
 import ensemble_search
-from foldsmith.ensemble import search as search_module
 from foldsmith.ensemble.file import blend, read_ensemble
-from foldsmith.ensemble.objective import Objective, blended, normalized
-from foldsmith.ensemble.search import find_weights
+from foldsmith.ensemble.objective import normalized
 from foldsmith.errors import UserError
-from foldsmith.metrics import best_fbeta
 from tests.conftest import Chain
-
-
-def random_members(seed: int, count: int = 3, rows: int = 200, classes: int = 20):
-    """Members that see the labels through noise of their own, the later ones better; probabilities mostly small."""
-    rng = np.random.default_rng(seed)
-    targets = rng.random((rows, classes)) < 0.08
-    members = []
-    for number in range(count):
-        logits = -6 + (5.5 + 0.5 * number) * targets + 1.5 * rng.standard_normal((rows, classes))
-        members.append((1 / (1 + np.exp(-logits))).astype(np.float32))
-    return members, targets
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_sparse_objective_is_the_dense_score(seed):
-    members, targets = random_members(seed)
-    objective = Objective(members, targets)
-    assert len(objective.rows) < 0.8 * targets.size, "entries that cannot matter are left out"
-    for weights in np.random.default_rng(seed).dirichlet(np.ones(3), size=20):
-        assert objective(weights) == best_fbeta(blended(members, weights), targets, floor=0.0)
-
-
-def test_the_objective_lowers_its_floor_where_it_must():
-    members, targets = random_members(0)
-    tiny = [member * np.float32(0.01) for member in members]
-    objective = Objective(tiny, targets)
-    weights = np.array([0.2, 0.3, 0.5])
-    assert objective(weights) == best_fbeta(blended(tiny, weights), targets, floor=0.0)
-    assert objective.floor < 0.01
 
 
 def test_blend_by_hand():
@@ -51,36 +19,6 @@ def test_blend_by_hand():
     np.testing.assert_allclose(blend([a, b], [3, 1]), [[0.3, 0.75]], rtol=1e-6)
     assert blend([a, b], [3, 1]).dtype == np.float32
     assert normalized(np.array([2.0, -1.0, 2.0])).tolist() == [0.5, 0, 0.5]
-
-
-def test_a_member_of_noise_gets_no_weight_and_a_useful_one_some():
-    """The best blend of complementary members leaves out the one that knows nothing."""
-    rng = np.random.default_rng(0)
-    targets = rng.random((400, 12)) < 0.15
-    knows_first = np.where(np.arange(12) < 6, targets * 0.8 + 0.1, 0.15)
-    knows_last = np.where(np.arange(12) >= 6, targets * 0.8 + 0.1, 0.15)
-    noise = rng.random((400, 12))
-    members = [np.asarray(member, dtype=np.float32) for member in (knows_first, knows_last, noise)]
-    weights = find_weights(members, targets, "test")
-    assert best_fbeta(blended(members, weights), targets).score == pytest.approx(targets.any(axis=1).mean())
-    assert weights[2] < 0.2 < min(weights[0], weights[1])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_never_worse_than_uniform_or_the_best_single(seed, monkeypatch):
-    members, targets = random_members(seed)
-    singles = [best_fbeta(member, targets).score for member in members]
-    uniform = best_fbeta(blended(members, np.ones(3)), targets).score
-    found = best_fbeta(blended(members, find_weights(members, targets, "test")), targets).score
-    assert found >= max(uniform, *singles) and found > uniform - 1e-12
-
-    # also when scipy fails altogether
-    class Failed:
-        x = np.full(3, np.nan)
-
-    monkeypatch.setattr(search_module, "minimize", lambda *args, **kwargs: Failed())
-    broken = best_fbeta(blended(members, find_weights(members, targets, "test")), targets).score
-    assert broken >= max(uniform, *singles)
 
 
 def copied(chain: Chain, tmp_path: Path) -> Path:
@@ -109,6 +47,51 @@ def test_files_of_other_ids_classes_or_folds_are_refused(chain, tmp_path, key, w
     assert f"has another {what} than" in error and "0123456789ab there" in error and "b_f1.npy" in error
 
 
+@pytest.mark.parametrize("change", ["id", "fold"])
+def test_the_first_id_that_differs_is_shown(chain, tmp_path, change):
+    runs = copied(chain, tmp_path)
+    lines = (runs / "b" / "folds.csv").read_text().splitlines()
+    name, fold = lines[5].split(",")
+    lines[5] = f"strange,{fold}" if change == "id" else f"{name},{1 - int(fold)}"
+    (runs / "b" / "folds.csv").write_text("\n".join(lines) + "\n")
+    sidecar = runs / "b" / "b_f0.json"
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"ids_sha256": "0123456789abcdef"}))
+    expected = f"'strange' there, {name!r} here" if change == "id" else f"{name!r} is in fold {1 - int(fold)} there"
+    assert f"the first id that differs: {expected}" in str(refuse(runs, tmp_path))
+
+
+def test_weights_that_are_newer_than_their_predictions_are_refused(chain, tmp_path):
+    runs = copied(chain, tmp_path)
+    weights = runs / "a" / "a_f1.safetensors"
+    weights.touch()  # the same bytes with a new date are the same weights
+    ensemble_search.main([str(tmp_path / "same"), str(runs / "a" / "a_f0.npy"), "--seconds", "1"])
+    weights.write_bytes(weights.read_bytes() + b" ")
+    error = str(refuse(runs, tmp_path))
+    assert "a_f1.npy" in error and "is older than its weights" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--metric", "accuracy"], "metric: 'accuracy' does not fit task multilabel"),
+        (["--metric", "f2_makro"], "did you mean 'f2_macro'"),
+        (["--method", "powel"], "--method: unknown method 'powel'\n  hint: did you mean 'powell'"),
+        (["--seconds", "0"], "--seconds: expected a number above 0"),
+        (["--max-hours", "3"], "--max-hours and --num-images go together"),
+        (["--max-hours", "3", "--num-images", "9", "--speed", "c=7"], "no member is called 'c'"),
+        (["--min-labels", "3", "--max-labels", "2"], "3..2 is no range of labels"),
+        (["--max-labels", "1000"], "--max-labels: there are"),
+        (["--metric", "map", "--min-labels", "1"], "map of task multilabel has no thresholds"),
+        (["--thresholds", "per-group"], "class names have no groups"),
+        (["--folds", "folds.npy"], "--folds and --train-csv go together"),
+    ],
+)
+def test_options_that_make_no_sense(chain, tmp_path, words, what):
+    with pytest.raises(UserError) as caught:
+        ensemble_search.main([str(tmp_path / "new"), str(chain.oof("a")), str(chain.oof("b")), *words])
+    assert what in str(caught.value) and not list(tmp_path.iterdir())
+
+
 def test_a_missing_fold_is_named(chain, tmp_path):
     runs = copied(chain, tmp_path)
     (runs / "b" / "b_f1.npy").unlink()
@@ -135,7 +118,9 @@ def test_damaged_predictions_are_refused(chain, tmp_path, bad):
 
 def test_names_that_are_no_oof_files_are_refused(chain, tmp_path):
     assert "OOF file not found" in str(refuse(chain.runs, tmp_path, "a/a_f7.npy"))
-    assert "not named like an OOF file" in str(refuse(chain.runs, tmp_path, "a/a.yml"))
+    assert "not named like an OOF file" in str(refuse(chain.runs, tmp_path, "a/a_f0.json"))
+    assert "is not of the older list format" in str(refuse(chain.runs, tmp_path, "a/a.yml"))
+    assert "stands for all of its members" in str(refuse(chain.runs, tmp_path, "a/a.yml", "b/b_f0.npy"))
     with pytest.raises(UserError, match="would be the ensemble's name"):
         ensemble_search.main([str(chain.oof("a")), str(chain.oof("b"))])
     runs = copied(chain, tmp_path)
