@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install weights demo test check clean
+.PHONY: help install weights demo test test-all check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,10 @@ weights/tf_efficientnet_lite0.safetensors: $(INSTALLED)
 demo: weights ## the whole chain on data/clipart, into runs/demo/
 	@$(BIN)/python -m foldsmith demo
 
-test: $(INSTALLED) ## the test suite
+test: $(INSTALLED) ## the test suite, without its slow tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED) ## the test suite with its slow tests
 	@$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## ruff and mypy

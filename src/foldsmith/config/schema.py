@@ -184,6 +184,12 @@ class Config(Section):
         return values
 
     @model_validator(mode="after")
+    def _one_crop(self) -> "Config":
+        if self.augmentations.rect_crop is not None and self.augmentations.crop_jitter:
+            raise ValueError("augmentations.rect_crop takes the place of augmentations.crop_jitter: name one of them")
+        return self
+
+    @model_validator(mode="after")
     def _square_when_turned(self) -> "Config":
         if self.augmentations.rotate90 and self.model.input_size[0] != self.model.input_size[1]:
             raise ValueError("augmentations.rotate90 needs a square model.input_size")

@@ -9,7 +9,8 @@ import torch
 
 from foldsmith.config import Config
 from foldsmith.config.training import Stage
-from foldsmith.data.tables import read_csv
+from foldsmith.data.sheets import read_csv
+from foldsmith.data.tables import valid_csv_path
 from foldsmith.files import atomic_path
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import train_experiment
@@ -21,19 +22,24 @@ def smoke(config: Config, device: torch.device) -> None:
     """Train fold 0 for an epoch (of each stage) on 200 random rows, then predict its fold; keep nothing."""
     with tempfile.TemporaryDirectory(prefix="foldsmith-smoke-") as folder:
         table = Path(folder) / "train.csv"
-        _sample_rows(config.data_path("train_csv"), table)
-        data = config.data.model_copy(update={"train_csv": str(table), "folds": None})
+        _sample_rows(valid_csv_path(config), table)
+        data = config.data.model_copy(update={"train_csv": str(table), "valid_csv": None, "folds": None})
         train = config.train.model_copy(
             update={"num_epochs": 1, "stages": [_short(stage) for stage in config.train.stages]}
         )
-        small = config.model_copy(update={"data": data, "train": train})
+        # Of 200 images some classes have none, and so no weight.
+        loss = config.loss.model_copy(update={"class_weights": None})
+        small = config.model_copy(update={"data": data, "train": train, "loss": loss})
         train_experiment(small, output=Path(folder), device=device, only_fold=0)
         predict_oof(small, [], output=Path(folder), device=device)
     print(f"smoke test passed: {config.name} trains and predicts (scores of {IMAGES} images mean nothing)")
 
 
 def _short(stage: Stage) -> Stage:
-    return stage.model_copy(update={"num_epochs": min(1, stage.num_epochs)})
+    short = {"num_epochs": min(1, stage.num_epochs)}
+    return stage.model_copy(
+        update=short | ({"loss": stage.loss.model_copy(update={"class_weights": None})} if stage.loss else {})
+    )
 
 
 def _sample_rows(source: Path, target: Path) -> None:
