@@ -16,6 +16,8 @@ from foldsmith.metrics import Metric, Probabilities
 
 WORKING = 0.65  # of the way from the proved floor to the threshold of equal weights: the search's own floor
 
+SMALL = 300_000  # so few entries need no second, higher floor
+
 
 @dataclass
 class Problem:
@@ -47,11 +49,12 @@ class Problem:
         return self.settled(objective, normalized(np.ones(objective.members)))
 
     def settled(self, objective: Objective | DenseObjective, weights: Weights) -> Point:
-        """Weights at their best threshold; for F-beta the best one in reach of equal weights'."""
-        if isinstance(objective, DenseObjective) or self.start.threshold is None:
-            best, _ = objective.best(weights)
-        else:
+        """Weights at their best threshold; for F-beta on many entries the best one in reach of equal weights'."""
+        if isinstance(objective, Objective) and objective.values.shape[1] > SMALL:
+            assert self.start.threshold is not None
             best = objective.near(weights, self.start.threshold, SPAN / 2)
+        else:
+            best, _ = objective.best(weights)
         return Point(weights, best.threshold, best.score)
 
     @property
@@ -109,7 +112,7 @@ def pose(data: OofData, metric: Metric) -> Problem:
         assert best.threshold is not None
         if proved or floor == data.members[0].lowest:
             working = floor + WORKING * (best.threshold - floor)
-            small = len(entries.images) < 300_000
+            small = len(entries.images) < SMALL
             start = Point(weights, best.threshold, best.score)
             return Problem(data, metric, entries, entries if small else entries.above(working), start)
         floor = lower(floor, data)

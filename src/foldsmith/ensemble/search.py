@@ -84,7 +84,7 @@ def _best_of_all(problem: Problem, options: Options, given: Weights | None) -> P
     method = options.method if len(names) > 1 else "uniform"
     best, found = search_blend(problem, method, options.seconds)
     singles = dict(zip(names, problem.singles, strict=True))
-    candidates = {method: best, "uniform": problem.start, **singles}
+    candidates = {**singles, "uniform": problem.start, method: best}  # of equal scores the simpler one
     if given is not None:
         candidates["given"] = prove(problem, normalized(given))
     won = max(candidates, key=lambda name: candidates[name].score)
