@@ -49,7 +49,7 @@ def best_fbeta(probabilities: Probabilities, targets: Targets, beta: float = 2.0
     while True:
         kept = probabilities > np.float32(floor)
         best, bound = best_of_entries(probabilities[kept], np.nonzero(kept)[0], targets[kept], true, floor, beta)
-        if bound <= best.score or floor == 0:
+        if bound <= best.score or floor <= 0:
             return best
         floor = floor / 4 if floor > 1e-4 else 0.0
 
