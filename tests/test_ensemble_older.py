@@ -87,6 +87,19 @@ def test_lists_that_are_none(tmp_path, entry):
         read_list_format(tmp_path / "old.yml")
 
 
+def test_groups_of_labels_csv(tmp_path):
+    _, words = write_older(tmp_path, *random_members(0))
+    assert "class names have no groups" in refusal(tmp_path, [*words, "--thresholds", "per-group"])
+    rows = [f"{index},{'culture' if index < 5 else 'tag'}::{index}" for index in range(20)]
+    (tmp_path / "labels.csv").write_text("attribute_id,attribute_name\n" + "\n".join(rows) + "\n")
+    ensemble_search.main([str(tmp_path / "best"), *words, "--thresholds", "per-group", "--method", "uniform"])
+    threshold = read_ensemble(tmp_path / "best.yml").threshold
+    assert len(set(threshold[:5])) == len(set(threshold[5:])) == 1
+    (tmp_path / "best.yml").unlink()
+    (tmp_path / "labels.csv").write_text("attribute_id,attribute_name\n" + "\n".join(rows[1:]) + "\n")
+    assert "does not list the classes 0..19" in refusal(tmp_path, words)
+
+
 def test_two_candidates_for_a_fold_are_both_named(tmp_path):
     _, words = write_older(tmp_path, *random_members(0))
     np.save(tmp_path / "level1_train_m1_f2_e30_0.62.npy", np.zeros((1, 20), dtype=np.float32))

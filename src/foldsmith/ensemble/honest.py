@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foldsmith.ensemble.fit import Problem
-from foldsmith.ensemble.objective import Objective, Point, blended, normalized
+from foldsmith.ensemble.fit import SMALL, Problem
+from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, blended, normalized
 from foldsmith.ensemble.optimizers import climb, in_threads, run
 from foldsmith.ensemble.thresholds import Rule
 from foldsmith.metrics import Probabilities
@@ -67,17 +67,27 @@ def worth(problem: Problem, method: str, seconds: float, rule: Rule) -> Worth:
 def _hold_out(problem: Problem, fold: int, method: str, seconds: float, rule: Rule) -> dict[str, Held]:
     objective = problem.objective(problem.data.fold_of != fold)
     uniform = problem.uniform(objective)
-    singles = [problem.settled(objective, axis) for axis in np.eye(objective.members)]
-    single = max(singles, key=lambda point: point.score)
-    fitted = (
-        climb(objective, uniform, seconds) if method == "auto" else run(method, objective, uniform, seconds)[method]
-    )
+    single = problem.settled(objective, _best_single(objective, uniform.threshold))
+    if method == "auto":
+        fitted = climb(objective, uniform, seconds)
+    else:
+        fitted = run(method, objective, uniform, seconds)[method]
     best = max((uniform, single, fitted), key=lambda point: point.score)
-    return {kind: _held(problem, fold, point, rule) for kind, point in zip(KINDS, (best, uniform, single), strict=True)}
+    inside = problem.objective(problem.data.fold_of == fold) if rule.is_joint else None
+    points = dict(zip(KINDS, (best, uniform, single), strict=True))
+    return {kind: _held(problem, fold, inside, point, rule) for kind, point in points.items()}
 
 
-def _held(problem: Problem, fold: int, point: Point, rule: Rule) -> Held:
-    """The score of a point on a fold that it was not fitted to."""
+def _best_single(objective: Objective | DenseObjective, threshold: float | None) -> Weights:
+    """The weights of the best member alone; on many entries by the score at the threshold of equal weights."""
+    axes = np.eye(objective.members)
+    if isinstance(objective, Objective) and objective.values.shape[1] > SMALL and threshold is not None:
+        return max(axes, key=lambda axis: objective.score(axis, threshold))
+    return max(axes, key=lambda axis: objective.best(axis)[0].score)
+
+
+def _held(problem: Problem, fold: int, objective: Objective | DenseObjective | None, point: Point, rule: Rule) -> Held:
+    """The score of a point on a fold that it was not fitted to. `objective` is that fold's, for a joint threshold."""
     inside, metric = problem.data.fold_of == fold, problem.metric
     if not rule.is_joint:
         assert point.threshold is not None
@@ -85,7 +95,6 @@ def _held(problem: Problem, fold: int, point: Point, rule: Rule) -> Held:
         fitted = rule.fit(blend[~inside], targets[~inside], metric, point.threshold)
         rows = rule.row_scores(blend[inside], targets[inside], metric, fitted)
         return Held(float(rows.mean()), None if metric.by_class else rows, blend[inside] - fitted)
-    objective = problem.objective(inside)
     if isinstance(objective, Objective) and not metric.by_class:
         assert point.threshold is not None
         rows = objective.row_scores(point.weights, point.threshold)

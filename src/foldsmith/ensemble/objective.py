@@ -194,10 +194,10 @@ class Objective:
             if totals[best] > total:
                 threshold = np.nextafter(from_falling(codes[best]), np.float32(-2))
         over = values > threshold
-        lower, upper = values[~over], values[over]
-        least = max(np.float32(self.floor), lower.max()) if len(lower) else np.float32(self.floor)
+        upper = np.where(over, values, np.float32(np.inf)).min()
+        lower = max(np.float32(self.floor), np.where(over, np.float32(-np.inf), values).max())
         score = self._mean(self._count(over & self.is_label), self._count(over))
-        return Best(score, middle(least, upper.min()) if len(upper) else float(threshold))
+        return Best(score, middle(lower, upper) if np.isfinite(upper) else float(threshold))
 
     def _count(self, chosen: NDArray[np.bool_]) -> Counts:
         """How many entries are chosen in every row that has entries."""

@@ -51,7 +51,8 @@ def load_older_members(given: Sequence[Path], folds: Path, train_csv: Path) -> O
         for fold in range(len(rows)):
             member.map(fold)  # shapes
     tokens = [str(number) for number in range(classes)]
-    return OofData(members, targets, fold_of, tokens, tokens, sha256_lines(tokens), "multilabel", "f2")
+    names = _read_names(train_csv.parent / "labels.csv", tokens)
+    return OofData(members, targets, fold_of, tokens, names, sha256_lines(tokens), "multilabel", "f2")
 
 
 def _folds_of(path: Path, count: int) -> tuple[str, list[Path]]:
@@ -113,6 +114,16 @@ def _read_targets(path: Path, images: int, classes: int) -> Targets:
                 raise UserError(f"{word!r} is not a class number below {classes}", file=path, line=line)
             targets[row, int(word)] = True
     return targets
+
+
+def _read_names(path: Path, tokens: list[str]) -> list[str]:
+    """The classes' names in labels.csv beside train.csv (number, name); without one, the numbers."""
+    if not path.is_file():
+        return tokens
+    sheet = read_csv(path)
+    if len(sheet.columns) < 2 or sheet.column(sheet.columns[0]) != tokens:
+        raise UserError(f"does not list the classes 0..{len(tokens) - 1} with a name each", file=path)
+    return sheet.column(sheet.columns[1])
 
 
 def read_list_format(path: Path) -> list[tuple[Path, float]]:
