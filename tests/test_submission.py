@@ -11,8 +11,8 @@ from foldsmith.data.sheets import Sheet, read_csv
 from foldsmith.data.tables import class_columns, read_sample
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
-from foldsmith.inference.submission import label_lists, top_labels, write_probabilities, write_submission
-from foldsmith.metrics import above
+from foldsmith.inference.submission import label_lists, write_probabilities, write_submission
+from foldsmith.metrics import above, decide
 from tests.conftest import DATA, Chain
 
 TOKENS = ["0", "1", "2"]
@@ -48,9 +48,9 @@ def columns(header: str) -> list[str] | None:
 
 def test_label_lists_and_one_label():
     assert label_lists(P > 0.15, TOKENS, ";") == ["1;2", "0;1;2"]
-    assert top_labels(P, TOKENS) == ["1", "0"]  # of equal ones the first
+    assert label_lists(decide(P, None), TOKENS, " ") == ["1", "0"]  # of equal ones the first
     Path("sample_submission.csv").write_text('label,id\nx,b\nx,"a,1"\n')
-    write_submission(Path("s.csv"), *read_sample(config()), top_labels(P, TOKENS))
+    write_submission(Path("s.csv"), *read_sample(config()), label_lists(decide(P, None), TOKENS, " "))
     assert Path("s.csv").read_text() == 'label,id\n1,b\n0,"a,1"\n'
 
 
@@ -104,7 +104,10 @@ def test_an_ensemble_writes_what_the_sample_asks_for(chain: Chain, tmp_path: Pat
     output = tmp_path / "submission.csv"
     words = [str(chain.ensemble), "--models", str(chain.runs), "--data", str(tmp_path), "--output", str(output)]
     ensemble_inference.main(words)
-    assert f"written: {output} (2 of 2 members, 716 images, a probability for each of 55 classes)" in capsys.readouterr().out
+    assert (
+        f"written: {output} (2 of 2 members, 716 images, a probability for each of 55 classes)"
+        in capsys.readouterr().out
+    )
     written, lists = read_csv(output), read_csv(chain.submission)
     assert (written.columns, written.column("id")) == (["id", *names], ids)
     values = np.array([written.column(name) for name in names[::-1]], dtype=np.float32).T

@@ -41,7 +41,7 @@ class Canvas:
 
 
 class DecodedImages:
-    """Batches of decoded images, for one pass over them or for many.
+    """Batches of decoded images, for one pass over them or, within a `with` block, for many.
 
     Args:
         paths: the image files.
@@ -64,6 +64,15 @@ class DecodedImages:
         self._decoded = np.zeros(len(paths), dtype=np.bool_)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._store = self._room(memory_limit) if self._canvases else None
+
+    def __enter__(self) -> "DecodedImages":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Forget the images, and remove the temporary file."""
+        self._store = None
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -64,7 +64,8 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
     speeds = [member.images_per_second for member in ensemble.members]
     costs = [1 / (speed * len(job.views)) if speed else None for speed, job in zip(speeds, jobs, strict=True)]
     run = MembersRun(jobs, work.predict_fold, work.improve, budget, len(work.ids), costs, lanes=len(options.devices))
-    predictions = run.run()
+    with work.images:
+        predictions = run.run()
     work.say_bad_images()
     if run.cut:
         raise UserError(
@@ -77,6 +78,22 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
     if options.keep_predictions is not None:
         save_predictions(options.keep_predictions, work.submission, [job.name for job in jobs], predictions)
     work.parts.remove()
+
+
+class _Lane:
+    """A device and the network that it holds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.shape: Any = None
+        self.network: nn.Module = nn.Identity()
+
+    def load(self, shape: Any, weights: Path) -> None:
+        """Put weights into the network; build another one where `shape`, all but the weights, differs."""
+        if self.shape == shape:
+            reload_model(self.network, weights)
+        else:
+            self.shape, self.network = shape, load_model(weights, self.device)
 
 
 class _Work:
@@ -100,10 +117,9 @@ class _Work:
         self.images_sha256 = sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
-        self.devices: queue.SimpleQueue[torch.device] = queue.SimpleQueue()
+        self.lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for device in options.devices:
-            self.devices.put(device)
-        self.models: dict[torch.device, tuple[Any, nn.Module]] = {}  # the last one of each device
+            self.lanes.put(_Lane(device))
 
     def predict_fold(self, member: int, fold: int, before_batch: BeforeBatch) -> Probabilities:
         """Probabilities of a weights file, classes in the ensemble's order; from a killed run's parts if they fit."""
@@ -128,14 +144,14 @@ class _Work:
         known = self.parts.load(made_from)
         if known is not None:
             return known
-        device = self.devices.get()
+        lane = self.lanes.get()
         try:
-            model = self._model(name, config, device)
+            lane.load((config.model, self.headers[name]["classes"]), self.weights[name])
             title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
-            pipeline = pipeline_of(config, device)
-            predicted = predict(model, self.images, pipeline, views, title, before_batch=counting)
+            pipeline = pipeline_of(config, lane.device)
+            predicted = predict(lane.network, self.images, pipeline, views, title, before_batch=counting)
         finally:
-            self.devices.put(device)
+            self.lanes.put(lane)
         predicted = np.ascontiguousarray(predicted[:, self.order[name]])
         if fewest == len(views):
             self.parts.save(made_from, predicted)
@@ -161,15 +177,6 @@ class _Work:
 
     def _config(self, name: str) -> Config:
         return config_of(self.headers[name], self.weights[name])
-
-    def _model(self, name: str, config: Config, device: torch.device) -> nn.Module:
-        """The network with a file's weights: the one that the device has, when only its weights differ."""
-        shape = (config.model, self.headers[name]["classes"])
-        if device in self.models and self.models[device][0] == shape:
-            reload_model(self.models[device][1], self.weights[name])
-        else:
-            self.models[device] = shape, load_model(self.weights[name], device)
-        return self.models[device][1]
 
     def _canvases(self) -> list[Canvas]:
         """What the members need of each image."""

@@ -23,15 +23,6 @@ def label_lists(predicted: Targets, tokens: Sequence[str], separator: str) -> li
     return [separator.join(tokens[int(index)] for index in np.flatnonzero(row)) for row in predicted]
 
 
-def top_labels(probabilities: Probabilities, tokens: Sequence[str]) -> list[str]:
-    """The most probable label of every image, of equal ones the first.
-
-    Args:
-        probabilities: float32 (images, classes).
-    """
-    return [tokens[int(index)] for index in probabilities.argmax(axis=1)]
-
-
 @dataclass(frozen=True)
 class Submission:
     """Where and in which form predictions are written; known before the first model runs."""

@@ -1,0 +1,307 @@
+"""The ensemble run: valid at every moment, resumed to the byte, each image decoded once, hostile inputs refused."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ensemble_inference
+from foldsmith.data.sheets import read_csv
+from foldsmith.ensemble.file import read_ensemble
+from foldsmith.errors import UserError
+from foldsmith.inference import decoded, ensemble
+from foldsmith.inference.budget import Budget
+from foldsmith.inference.decoded import Canvas, DecodedImages
+from foldsmith.inference.ensemble import Options, run_ensemble
+from foldsmith.inference.parts import Parts
+from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.models.weights import config_of, load_model, read_header
+from tests.conftest import DATA, Chain
+
+CPU = torch.device("cpu")
+
+
+class Killed(BaseException):
+    """Ends a run like a kill: nothing catches it."""
+
+
+def infer(chain: Chain, output: Path, *words: str) -> Path:
+    ensemble_inference.main([str(chain.ensemble), "--models", str(chain.runs), "--output", str(output), *words])
+    return output
+
+
+def competition(folder: Path, ids: list[str]) -> Path:
+    """data/clipart with some of its test images."""
+    (folder / "test").mkdir(parents=True)
+    for name in ids:
+        shutil.copy(DATA / "test" / f"{name}.jpg", folder / "test")
+    shutil.copy(DATA / "labels.csv", folder)
+    (folder / "sample_submission.csv").write_text("id,attribute_ids\n" + "".join(f"{name},0\n" for name in ids))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    ids = read_csv(DATA / "sample_submission.csv").column("id")[:70]
+    return competition(tmp_path_factory.mktemp("few"), ids)
+
+
+@pytest.fixture(scope="module")
+def whole(chain, few, tmp_path_factory) -> bytes:
+    """The submission of an uninterrupted run on the few images."""
+    return infer(chain, tmp_path_factory.mktemp("whole") / "s.csv", "--data", str(few)).read_bytes()
+
+
+def is_valid(path: Path, few: Path) -> bool:
+    return read_csv(path).column("id") == read_csv(few / "sample_submission.csv").column("id")
+
+
+@pytest.mark.parametrize("fold", range(4))
+@pytest.mark.parametrize("batch", [0, 2])
+def test_a_killed_run_leaves_a_valid_file_and_goes_on_to_the_same_bytes(
+    chain, few, whole, tmp_path, monkeypatch, fold, batch
+):
+    """Killed in the fold-th fold of all members, after some batches."""
+    calls = []
+    real = ensemble.predict
+
+    def dying(model, images, pipeline, views, title, *, before_batch):
+        calls.append(title)
+
+        def counted(done):
+            if len(calls) == fold + 1 and done >= batch * pipeline.batch_size:
+                raise Killed
+            return before_batch(done)
+
+        return real(model, images, pipeline, views, title, before_batch=counted)
+
+    output = tmp_path / "s.csv"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ensemble, "predict", dying)
+        infer(chain, output, "--data", str(few))
+    assert is_valid(output, few)
+    assert len(list((tmp_path / "s.csv.parts").glob("*.npy"))) == fold if fold else True
+
+    run = []
+    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
+    infer(chain, output, "--data", str(few))
+    assert output.read_bytes() == whole and len(run) == 4 - fold, "finished folds are not predicted again"
+    assert not (tmp_path / "s.csv.parts").exists()
+
+
+def test_parts_of_other_weights_do_not_count(chain, few, whole, tmp_path, monkeypatch):
+    output = tmp_path / "s.csv"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Parts, "remove", lambda self: (_ for _ in ()).throw(Killed()))
+        infer(chain, output, "--data", str(few))
+    monkeypatch.setattr(ensemble, "code_sha256", lambda: "another program")
+    real, run = ensemble.predict, []
+    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
+    infer(chain, output, "--data", str(few))
+    assert len(run) == 4 and output.read_bytes() == whole
+
+
+def test_the_first_thing_written_is_the_prior(chain, few, tmp_path):
+    output = tmp_path / "s.csv"
+    with pytest.raises(UserError) as caught:
+        infer(chain, output, "--data", str(few), "--deadline", "1s", "--started-at", "0")
+    assert caught.value.code == 5 and "the deadline came: the submission stands on 0 of 2 members" in str(caught.value)
+    prior = " ".join(sorted(read_ensemble(chain.ensemble).prior, key=int))
+    assert set(read_csv(output).column("attribute_ids")) == {prior} and is_valid(output, few)
+
+
+def test_a_deadline_in_the_middle_uses_the_threshold_of_what_is_there(chain, few, tmp_path):
+    """After the first member the clock stands behind the deadline: its predictions alone, above its own threshold."""
+    blend = read_ensemble(chain.ensemble)
+    members = [member.model_copy(update={"views": ["identity"]}) for member in blend.members]
+    blend, first = blend.model_copy(update={"members": members}), members[0]
+    now = [0.0]
+
+    def predict_slowly(*args, before_batch, **rest):
+        def ticking(done):
+            now[0] += 1.0
+            return before_batch(done)
+
+        return predict(*args, before_batch=ticking, **rest)
+
+    output, kept = tmp_path / "s.csv", tmp_path / "kept"
+    budget = Budget(len(first.weights) * 3 + 1.5, clock=lambda: now[0])  # 70 images are 3 batches of 32
+    options = Options([chain.runs], output, [CPU], data_root=few, budget=budget)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="stands on 1 of 2 members"):
+        patch.setattr(ensemble, "predict", predict_slowly)
+        run_ensemble(blend, options)
+    run_ensemble(blend, Options([chain.runs], tmp_path / "all.csv", [CPU], data_root=few, keep_predictions=kept))
+    probabilities = np.load(kept / f"{first.name}.npy")
+    expected = probabilities > np.float32(blend.prefix_thresholds[0])
+    found = [set(text.split()) for text in read_csv(output).column("attribute_ids")]
+    assert found == [{str(index) for index in np.flatnonzero(row)} for row in expected]
+
+
+def test_kept_predictions_give_the_same_submission_and_another(chain, few, whole, tmp_path, capsys):
+    kept, output = tmp_path / "kept", tmp_path / "s.csv"
+    infer(chain, output, "--data", str(few), "--keep-predictions", str(kept))
+    assert output.read_bytes() == whole
+    infer(chain, tmp_path / "again.csv", "--from-predictions", str(kept))
+    assert (tmp_path / "again.csv").read_bytes() == whole
+    infer(chain, tmp_path / "more.csv", "--from-predictions", str(kept), "--threshold", "0.01")
+    assert (tmp_path / "more.csv").stat().st_size > len(whole)
+
+    files = [str(kept / f"{name}.npy") for name in ("a", "b")]
+    mean = tmp_path / "mean.csv"
+    ensemble_inference.main(["--mean", *files, "--threshold", "0.1", "--output", str(mean)])
+    a, b = (np.load(file) for file in files)
+    expected = (a * np.float32(0.5) + b * np.float32(0.5)) > np.float32(0.1)
+    first = {str(index) for index in np.flatnonzero(expected[0])}
+    assert set(read_csv(mean).column("attribute_ids")[0].split()) == first
+    ensemble_inference.main(["--geometric", *files, "--threshold", "0.1", "--output", str(mean)])
+    expected = np.sqrt(a.astype(np.float64) * b) > 0.1
+    assert set(read_csv(mean).column("attribute_ids")[0].split()) == {str(i) for i in np.flatnonzero(expected[0])}
+    with pytest.raises(UserError, match="the threshold is missing"):
+        ensemble_inference.main(["--mean", *files])
+    np.save(kept / "a.npy", a[:-1])
+    with pytest.raises(UserError, match=r"holds float32 \(69, 55\) instead of finite float32 \(70, 55\)"):
+        infer(chain, tmp_path / "again.csv", "--from-predictions", str(kept))
+
+
+def test_a_vote_keeps_what_most_submissions_have(tmp_path):
+    texts = ["id,tags\nx,1 2\ny,3\n", "id,tags\nx,2\ny,\n", "id,tags\nx,2 5 1\ny,3 4\n"]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.csv").write_text(text)
+    files = [str(tmp_path / f"{number}.csv") for number in range(3)]
+    ensemble_inference.main(["--vote", *files, "--output", str(tmp_path / "v.csv")])
+    assert (tmp_path / "v.csv").read_text() == "id,tags\nx,1 2\ny,3\n"
+    (tmp_path / "2.csv").write_text("id,tags\ny,3\nx,2\n")
+    with pytest.raises(UserError, match="has other ids than"):
+        ensemble_inference.main(["--vote", *files, "--output", str(tmp_path / "v.csv")])
+    assert (tmp_path / "v.csv").read_text() == "id,tags\nx,1 2\ny,3\n"
+
+
+def test_means_of_probability_files(tmp_path):
+    for name, rows in (("a", "x,0.5,0.25\n"), ("b", "x,0.125,1.0\n")):
+        (tmp_path / f"{name}.csv").write_text("id,cat,dog\n" + rows)
+    files = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    ensemble_inference.main(["--mean", *files, "--output", str(tmp_path / "m.csv")])
+    assert (tmp_path / "m.csv").read_text() == "id,cat,dog\nx,0.3125,0.625\n"
+    ensemble_inference.main(["--geometric", *files, "--output", str(tmp_path / "m.csv")])
+    values = [float(text) for text in (tmp_path / "m.csv").read_text().splitlines()[1].split(",")[1:]]
+    assert values == pytest.approx([0.25, 0.5], rel=1e-6)
+
+
+def test_broken_images_get_the_prior_and_are_named(chain, few, whole, tmp_path, capsys):
+    ids = read_csv(few / "sample_submission.csv").column("id")
+    data = competition(tmp_path / "data", ids)
+    (data / "test" / f"{ids[3]}.jpg").write_bytes(b"<html>not found</html>")
+    output = infer(chain, tmp_path / "s.csv", "--data", str(data))
+    printed = capsys.readouterr().out
+    assert f"1 of 70 images can't be read and get the most frequent labels: {ids[3]}.jpg (" in printed
+    rows, good = read_csv(output).rows, list(csv.reader(whole.decode().splitlines()))[1:]
+    assert set(rows[3][1].split()) == set(read_ensemble(chain.ensemble).prior)
+    assert rows[:3] + rows[4:] == good[:3] + good[4:]
+
+
+def test_each_image_is_decoded_once(chain, few, whole, tmp_path, monkeypatch):
+    read = []
+    real = decoded.read_image
+    monkeypatch.setattr(decoded, "read_image", lambda path: read.append(path.name) or real(path))
+    output = infer(chain, tmp_path / "s.csv", "--data", str(few))
+    assert len(read) == len(set(read)) == 70 and output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("room", ["file", "nowhere"])
+def test_images_that_do_not_fit_into_memory(chain, few, whole, tmp_path, monkeypatch, room):
+    """They go to a private temporary file or, where there is no room either, each pass decodes them."""
+    monkeypatch.setattr(decoded, "free_memory", lambda: 0)
+    monkeypatch.setattr(decoded.tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    if room == "nowhere":
+        monkeypatch.setattr(decoded.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
+    output = infer(chain, tmp_path / "s.csv", "--data", str(few))
+    assert output.read_bytes() == whole
+    assert list((tmp_path / "tmp").iterdir()) == [], "nothing is left behind"
+
+
+def test_two_devices_share_the_members(chain, few, whole, tmp_path):
+    output = tmp_path / "s.csv"
+    run_ensemble(read_ensemble(chain.ensemble), Options([chain.runs], output, [CPU, CPU], data_root=few))
+    assert output.read_bytes() == whole
+
+
+class HungryModel(torch.nn.Module):
+    """A network that runs out of memory on more than 3 images."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(x)
+
+
+def test_batches_are_halved_when_memory_runs_out(chain, capsys):
+    path = chain.weights("a")
+    pipeline = pipeline_of(config_of(read_header(path), path), CPU)
+    images = DecodedImages(sorted((DATA / "test").glob("*.jpg"))[:40])
+    model = load_model(path, CPU)
+    expected = predict(model, images, pipeline, ["identity", "hflip"], "")
+    hungry = HungryModel(model)
+    found = predict(hungry, images, pipeline, ["identity", "hflip"], "")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert hungry.seen[:4] == [32, 16, 8, 4]
+    assert "out of memory: a batch of 32 images is predicted as 16 and 16" in capsys.readouterr().out
+
+
+def test_a_canvas_is_the_middle_and_its_surroundings():
+    from foldsmith.data.images import Geometry, read_image
+
+    image = read_image(sorted((DATA / "test").glob("*.jpg"))[0])
+    for mode in ("squash", "fit", "short_side", "crop"):
+        geometry = Geometry(mode, "reflect", 48, 40)
+        plain, large = Canvas(geometry, 0).cut(image), Canvas(geometry, 8).cut(image)
+        assert np.array_equal(plain, geometry.center(image)) and large.shape == (56, 48, 3)
+        assert np.array_equal(large[4:-4, 4:-4], plain)
+
+
+def test_classes_in_another_order_are_put_in_place(chain, few, whole, tmp_path):
+    from safetensors.torch import load_file
+
+    from foldsmith.files import sha256_file
+    from foldsmith.models.weights import save_weights
+
+    runs = tmp_path / "runs"
+    shutil.copytree(chain.runs, runs)
+    path = runs / "a" / "a_f0.safetensors"
+    header, state = read_header(path), load_file(path)
+    order = np.random.default_rng(0).permutation(len(header["classes"]))
+    header["classes"] = [header["classes"][index] for index in order]
+    state["classifier.weight"], state["classifier.bias"] = (
+        state["classifier.weight"][order],
+        state["classifier.bias"][order],
+    )
+    old = sha256_file(path)
+    save_weights(path, state, header)
+    text = chain.ensemble.read_text().replace(old, sha256_file(path))
+    (tmp_path / "best.yml").write_text(text)
+    words = ["--models", str(runs), "--data", str(few), "--output", str(tmp_path / "s.csv")]
+    ensemble_inference.main([str(tmp_path / "best.yml"), *words])
+    assert (tmp_path / "s.csv").read_bytes() == whole
+
+    header["classes"][0] = "another"
+    new = sha256_file(path)
+    save_weights(path, state, header)
+    (tmp_path / "best.yml").write_text(text.replace(new, sha256_file(path)))
+    with pytest.raises(UserError, match="has other classes than the ensemble") as caught:
+        ensemble_inference.main([str(tmp_path / "best.yml"), *words])
+    assert caught.value.code == 4
+
+
+def test_arguments_that_exclude_each_other(capsys):
+    for words in (["--vote", "a", "--mean", "b"], [], ["best.yml", "--threshold", "0.2"]):
+        with pytest.raises(SystemExit) as caught:
+            ensemble_inference.main(words)
+        assert caught.value.code == 2
