@@ -13,6 +13,7 @@ from foldsmith.metrics import Probabilities
 
 RESAMPLES = 1000  # of the images, where a score is a mean over images
 COSTLY_RESAMPLES = (20, 100)  # at least and at most, where it is computed anew for each
+ROUNDING = 1e-9  # equal scores of a resample may differ by so much
 CLEAR = 0.95  # a blend is clearly better when it is so in this share of the resamples
 KINDS = ("blend", "uniform", "single")
 
@@ -40,7 +41,7 @@ class Worth:
             return ""
         return (
             "The blend is not clearly better than equal weights: on images that it was not fitted to, it wins in "
-            f"{self.beats['uniform']:.0%} of {RESAMPLES} resamples. Equal weights are as good a choice."
+            f"{self.beats['uniform']:.0%} of the resamples. Equal weights are as good a choice."
         )
 
 
@@ -60,7 +61,7 @@ def worth(problem: Problem, method: str, seconds: float, rule: Rule) -> Worth:
     return Worth(
         nested,
         {kind: [float(bound) for bound in np.quantile(drawn[kind], [0.025, 0.975])] for kind in KINDS},
-        {kind: float((sign * drawn["blend"] > sign * drawn[kind]).mean()) for kind in KINDS[1:]},
+        {kind: float((sign * (drawn["blend"] - drawn[kind]) > ROUNDING).mean()) for kind in KINDS[1:]},
     )
 
 

@@ -173,10 +173,9 @@ def draw_report(path: Path, problem: Problem, report: Report) -> None:
     if isinstance(objective, Objective) and report.point.threshold is not None:
         low = max(objective.floor, report.point.threshold - 0.15)
         thresholds = np.linspace(low, report.point.threshold + 0.15, 24)
-        curves = {
-            "blend": (thresholds, objective.curve(report.point.weights, thresholds)),
-            "equal weights": (thresholds, objective.curve(report.uniform.weights, thresholds)),
-        }
+        curves["blend"] = (thresholds, objective.curve(report.point.weights, thresholds))
+        if objective.members > 1:
+            curves["equal weights"] = (thresholds, objective.curve(report.uniform.weights, thresholds))
     names = [member.name for member in problem.data.members]
     weights, threshold = report.point.weights, report.point.threshold
     draw(path, names, report.correlation, weights, problem.metric.name, curves, threshold)
