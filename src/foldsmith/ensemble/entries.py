@@ -23,6 +23,7 @@ from foldsmith.metrics import Probabilities, Targets, best_fbeta
 CHUNK = 256  # rows that are looked at together: all members' parts of them stay in the processor's cache
 MAPPED = 16 * CHUNK
 SAMPLE = 2048  # rows by which the floor is chosen
+PREDICTED = (4, 6, 8, 10, 11, 12, 13, 14, 15, 16, 20, 24, 32, 48)  # labels an image at the floors that are tried
 ALL_UP_TO = 2_000_000  # a matrix of so many entries is kept whole
 
 
@@ -117,11 +118,11 @@ def choose_floor(data: OofData, beta: float, by_class: bool) -> float:
     if by_class:
         probabilities, targets = probabilities.T, targets.T
     true = np.count_nonzero(targets, axis=1)
-    usual = np.partition(probabilities.reshape(-1), -probabilities.size // 20)[-probabilities.size // 20]
-    best = best_fbeta(probabilities, targets, beta, floor=max(lowest, float(usual)))
-    for predicted in (4, 6, 8, 10, 11, 12, 13, 14, 15, 16, 20, 24, 32, 48):  # labels an image
-        count = min(predicted * len(rows), probabilities.size - 1)
-        floor = float(np.partition(probabilities.reshape(-1), -count)[-count])
+    kept = min(PREDICTED[-1] * len(rows), probabilities.size)
+    highest = np.sort(np.partition(probabilities.reshape(-1), -kept)[-kept:])[::-1]
+    best = best_fbeta(probabilities, targets, beta, floor=max(lowest, float(highest[-1])))
+    for predicted in PREDICTED:
+        floor = float(highest[min(predicted * len(rows), kept) - 1])
         wrong = np.count_nonzero((probabilities > np.float32(floor)) & ~targets, axis=1)
         if fbeta_of_counts(true, true, true + wrong, beta).mean() < 0.99 * best.score:
             return max(lowest, floor)

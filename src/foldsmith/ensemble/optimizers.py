@@ -278,6 +278,6 @@ METHODS: dict[str, Callable[[Hunt], None]] = {
     "slsqp": slsqp,
     "greedy": greedy,
     "powell": partial(scipy_simplex, method="Powell", evaluations=200),
-    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=150),
-    "differential-evolution": partial(evolution, evaluations=120),
+    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=120),
+    "differential-evolution": partial(evolution, evaluations=80),
 }
