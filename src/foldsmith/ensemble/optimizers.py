@@ -153,8 +153,11 @@ def line(hunt: Hunt, sweeps: int = 8) -> None:
         rough = Hunt(Objective(some, hunt.objective.beta, hunt.objective.by_class), hunt.best, hunt.deadline)
         rough.best = rough.best._replace(score=-np.inf)
         rough.score(*hunt.best[:2])
-        _sweeps(rough, reaches)
-        hunt.score(rough.best.weights, _settled(hunt, rough.best.weights, rough.best.threshold))
+        with contextlib.suppress(OutOfTimeError):
+            _sweeps(rough, reaches)
+        found = hunt.objective.near(rough.best.weights, _of(rough.best.threshold), SPAN / 4)
+        if found.score > hunt.best.score:
+            hunt.best = Point(rough.best.weights, found.threshold, found.score)
         reaches = [0.1] * sweeps
     _sweeps(hunt, reaches)
 
@@ -180,12 +183,11 @@ def _sweeps(hunt: Hunt, reaches: list[float]) -> None:
 
 def _without_negligible(hunt: Hunt) -> NDArray[np.bool_]:
     """Take members out whose weight is not worth their time at inference; returns which are left."""
-    kept = hunt.best.weights >= NEGLIGIBLE
-    weights = normalized(np.where(kept, hunt.best.weights, 0))
+    kept = hunt.best.weights >= min(NEGLIGIBLE, hunt.best.weights.max() / 2)
     if not kept.all():
+        weights = normalized(np.where(kept, hunt.best.weights, 0))
         threshold = _settled(hunt, weights, hunt.best.threshold)
-        hunt.best = Point(weights, threshold, -np.inf)
-        hunt.score(weights, threshold)
+        hunt.best = Point(weights, threshold, hunt.score(weights, threshold))
     return kept
 
 
