@@ -233,6 +233,16 @@ def test_limits_of_labels(tmp_path):
     assert limited.score >= max(grid) - 1e-9
 
 
+@pytest.mark.parametrize("words", [[], ["--thresholds", "per-class"], ["--min-labels", "2"], ["--metric", "map"]])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_members_that_say_nothing(tmp_path, value, words):
+    """All values equal: there is nothing to find, and nothing fails."""
+    _, targets = random_members(0, rows=30, classes=5)
+    ensemble = searched(tmp_path, [np.full((30, 5), value, dtype=np.float32)] * 2, targets, "--seconds", "1", *words)
+    assert ensemble.score == ensemble.uniform_score or "--min-labels" in words or "per-class" in words
+    assert ensemble.members[0].correlation in (0, None)
+
+
 def test_decide_by_hand():
     p = np.array([[0.9, 0.8, 0.7, 0.1], [0.1, 0.2, 0.1, 0.2]], dtype=np.float32)
     assert decide(p, 0.5).tolist() == [[True, True, True, False], [False] * 4]

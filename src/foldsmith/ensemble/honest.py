@@ -142,12 +142,17 @@ def leave_one_out(problem: Problem, best: Point) -> NDArray[np.float64]:
 
 
 def correlations(problem: Problem) -> NDArray[np.float64]:
-    """Of the members' values with each other, over the entries that can matter; of all where none are left out."""
+    """Of the members' values with each other, over the entries that can matter; of all where none are left out.
+
+    A member whose values are all the same has correlation 0 with the others.
+    """
     if problem.working is not None:
         values = problem.working.values
     else:
         values = np.stack([member.probabilities.reshape(-1) for member in problem.data.members])
-    with np.errstate(invalid="ignore"):
+    if not values.size:
+        return np.eye(len(values))
+    with np.errstate(invalid="ignore", divide="ignore"):
         centered = values - values.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
         products = np.array([[np.vdot(a, b) for b in centered] for a in centered], dtype=np.float64)
-        return products / np.sqrt(np.outer(np.diag(products), np.diag(products)))
+        return np.nan_to_num(products / np.sqrt(np.outer(np.diag(products), np.diag(products))))

@@ -194,8 +194,8 @@ class Objective:
             if totals[best] > total:
                 threshold = np.nextafter(from_falling(codes[best]), np.float32(-2))
         over = values > threshold
-        upper = np.where(over, values, np.float32(np.inf)).min()
-        lower = max(np.float32(self.floor), np.where(over, np.float32(-np.inf), values).max())
+        upper = np.where(over, values, np.float32(np.inf)).min(initial=np.inf)
+        lower = max(np.float32(self.floor), np.where(over, np.float32(-np.inf), values).max(initial=-np.inf))
         score = self._mean(self._count(over & self.is_label), self._count(over))
         return Best(score, middle(lower, upper) if np.isfinite(upper) else float(threshold))
 
