@@ -3,6 +3,7 @@
 
 ./predict_oof.py --config clipart_lite0.yml                          all folds of runs/clipart_lite0/
 ./predict_oof.py --weights runs/x/x_f0.safetensors runs/x/x_f1.safetensors
+./predict_oof.py --config clipart_lite0.yml --tta search             which views pay for their time
 """
 
 import argparse
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
     args = parser.parse_args(argv)
     if not args.config and not args.weights:
         raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
@@ -35,12 +37,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from foldsmith.inference.predict import pick_device
     from foldsmith.models.weights import read_header
     from foldsmith.training.leaves import check_leaves
-    from foldsmith.training.oof import predict_oof
+    from foldsmith.training.oof import open_oof, predict_oof
+    from foldsmith.training.tta_search import print_views
 
     for path in args.weights:
         read_header(path)
     config = load_config(args.config, args.set, check_leaves) if args.config else None
-    predict_oof(config, args.weights, output=args.output, device=pick_device(args.device))
+    device = pick_device(args.device)
+    if args.tta == "search":
+        print_views(open_oof(config, args.weights, args.output), device)
+    else:
+        predict_oof(config, args.weights, output=args.output, device=device)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ def predict(
     description: str,
     *,
     merge: str = "mean",
+    canvas: Canvas | None = None,
     before_batch: Callable[[int], int] | None = None,
 ) -> Probabilities:
     """Probabilities of every image, merged over views.
@@ -107,6 +108,7 @@ def predict(
         views: names of single views (views.expand_views).
         description: label of the progress bar.
         merge: name in MERGES.
+        canvas: what to cut the views from; None: what these views need.
         before_batch: called with the number of images that are done, before each batch: how many of the views it gets;
             may raise to end the run.
 
@@ -118,7 +120,8 @@ def predict(
     """
     model.eval()
     parts: list[NDArray[np.float32]] = []
-    canvas = Canvas(pipeline.geometry, margin_of(views, pipeline.geometry.height, pipeline.geometry.width))
+    geometry = pipeline.geometry
+    canvas = canvas or Canvas(geometry, margin_of(views, geometry.height, geometry.width))
     done = 0
     with (
         torch.inference_mode(),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,24 @@ from foldsmith.models.weights import config_of, load_model, read_header
 from foldsmith.training.folder import RunFolder, differing_keys
 
 
-def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path, device: torch.device) -> list[Path]:
-    """Write the OOF file and sidecar of each weights file into `<output>/<name>/`; those that are up to date stay.
+@dataclass(frozen=True)
+class OofWork:
+    """One experiment's weights files, checked to be of one split and one class list, and what they predict."""
+
+    config: Config  # resolved
+    table: Table
+    folds: Folds
+    paths: list[Path]  # image of every row of the table
+    run: RunFolder
+    headers: dict[Path, dict[str, Any]]  # of the weights files, in the order of their folds
+
+
+def open_oof(config: Config | None, weights: Sequence[Path], output: Path) -> OofWork:
+    """Check weights files against each other, the config, the label table and the split.
 
     Args:
         config: the experiment; None: the one in the weights' headers. Its data and test sections are used.
         weights: files of one experiment; empty: all folds of the run in `output`.
-
-    Returns:
-        The .npy paths.
     """
     if not weights:
         assert config is not None
@@ -46,30 +56,33 @@ def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path,
     paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
     run = RunFolder(output, config.name)
     folds = load_folds(config, table, run.folds)
-    if not run.config.is_file():  # weights that lie elsewhere: the search reads the config beside the OOF files
-        write_text(run.config, dump_yaml(config.model_dump(mode="json")))
-
-    written = []
-    for path in sorted(weights, key=lambda path: headers[path]["fold"]):
-        _check_same_data(path, headers[path], table, folds, run)
-        written.append(_predict_fold(config, table, folds, paths, run, path, headers[path], device))
-    return written
+    for path, header in headers.items():
+        _check_same_data(path, header, table, folds, run)
+    ordered = sorted(headers.items(), key=lambda item: int(item[1]["fold"]))
+    return OofWork(config, table, folds, paths, run, dict(ordered))
 
 
-def _predict_fold(
-    config: Config,
-    table: Table,
-    folds: Folds,
-    paths: list[Path],
-    run: RunFolder,
-    weights: Path,
-    header: dict[str, Any],
-    device: torch.device,
-) -> Path:
+def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path, device: torch.device) -> list[Path]:
+    """Write the OOF file and sidecar of each weights file into `<output>/<name>/`; those that are up to date stay.
+
+    Args:
+        config, weights, output: of `open_oof`.
+
+    Returns:
+        The .npy paths.
+    """
+    work = open_oof(config, weights, output)
+    if not work.run.config.is_file():  # weights that lie elsewhere: the search reads the config beside the OOF files
+        write_text(work.run.config, dump_yaml(work.config.model_dump(mode="json")))
+    return [_predict_fold(work, path, device) for path in work.headers]
+
+
+def _predict_fold(work: OofWork, weights: Path, device: torch.device) -> Path:
     """Write the OOF file and sidecar of one weights file, unless they are there and up to date."""
+    config, table, header = work.config, work.table, work.headers[weights]
     fold = header["fold"]
-    rows = folds.valid_rows(fold)
-    npy = run.oof(fold)
+    rows = work.folds.valid_rows(fold)
+    npy = work.run.oof(fold)
     known: dict[str, Any] = {
         "name": config.name,
         "fold": fold,
@@ -77,7 +90,7 @@ def _predict_fold(
         "classes": len(table.classes.tokens),
         "ids_sha256": sha256_lines(table.ids[row] for row in rows),
         "classes_sha256": table.classes.sha256,
-        "folds_sha256": folds.sha256,
+        "folds_sha256": work.folds.sha256,
         "config_sha256": header["config_sha256"],
         "weights_sha256": sha256_file(weights),
         "metric": config.metric,
@@ -89,7 +102,7 @@ def _predict_fold(
     started = time.monotonic()
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
-    images = DecodedImages([paths[row] for row in rows])
+    images = DecodedImages([work.paths[row] for row in rows])
     probabilities = predict(model, images, pipeline_of(config, device), known["views"], description)
     speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
     best = find_metric(config.metric, config.data.task).best(probabilities, table.targets(rows))
