@@ -8,6 +8,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{way}", nargs="+", type=Path, metavar="FILE", help=f"combine {what}")
     args = parser.parse_args(argv)
 
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded: say so before the libraries that could are imported
     from foldsmith.inference.command import run_command
 
     run_command(args, parser.error)

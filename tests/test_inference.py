@@ -68,7 +68,7 @@ def test_a_killed_run_leaves_a_valid_file_and_goes_on_to_the_same_bytes(
     calls = []
     real = ensemble.predict
 
-    def dying(model, images, pipeline, views, title, *, before_batch):
+    def dying(model, images, pipeline, views, title, *, merge, before_batch):
         calls.append(title)
 
         def counted(done):
@@ -76,7 +76,7 @@ def test_a_killed_run_leaves_a_valid_file_and_goes_on_to_the_same_bytes(
                 raise Killed
             return before_batch(done)
 
-        return real(model, images, pipeline, views, title, before_batch=counted)
+        return real(model, images, pipeline, views, title, merge=merge, before_batch=counted)
 
     output = tmp_path / "s.csv"
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -305,3 +305,33 @@ def test_arguments_that_exclude_each_other(capsys):
         with pytest.raises(SystemExit) as caught:
             ensemble_inference.main(words)
         assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("merge", ["max", "geometric"])
+def test_views_are_merged_as_the_oof_predictions_were(chain, few, tmp_path, merge):
+    """From test.merge through the sidecar and the ensemble file to inference."""
+    import ensemble_search
+    import predict_oof
+
+    runs = tmp_path / "runs"
+    shutil.copytree(chain.runs, runs)
+    for name in ("a", "b"):
+        words = ["--config", str(chain.folder / f"{name}.yml"), "--output", str(runs)]
+        predict_oof.main([*words, "--set", *chain.sets, f"test.merge={merge}"])
+    ensemble_search.main([str(tmp_path / "best"), str(runs / "a" / "a_f0.npy"), str(runs / "b" / "b_f0.npy")])
+    blend = read_ensemble(tmp_path / "best.yml")
+    assert [member.merge for member in blend.members] == [merge] * len(blend.members)
+    kept = tmp_path / "kept"
+    run_ensemble(blend, Options([runs], tmp_path / "s.csv", [CPU], data_root=few, keep_predictions=kept))
+    member = blend.members[0]
+    path = runs / member.name / member.weights[0]
+    pipeline = pipeline_of(config_of(read_header(path), path), CPU)
+    images = DecodedImages(
+        [few / "test" / f"{name}.jpg" for name in read_csv(few / "sample_submission.csv").column("id")]
+    )
+    folds = []
+    for name in member.weights:
+        model = load_model(runs / member.name / name, CPU)
+        plain, flipped = (predict(model, images, pipeline, [view], "") for view in ("identity", "hflip"))
+        folds.append(np.maximum(plain, flipped) if merge == "max" else np.sqrt(plain * flipped))
+    np.testing.assert_allclose(np.load(kept / f"{member.name}.npy"), np.mean(folds, axis=0), rtol=1e-5)

@@ -145,7 +145,10 @@ class Augmentations(Section):
 
 class Test(Section):
     batch_size: PositiveInt = 32
-    tta: Annotated[list[str], Field(min_length=1)] = Field(["identity"], description="views that are averaged")
+    tta: Annotated[list[str], Field(min_length=1)] = Field(["identity"], description="views of each image")
+    merge: Literal["mean", "logits", "max", "geometric"] = Field(
+        "mean", description="how the views' probabilities become one; logits: the probability of the mean logit"
+    )
 
 
 class Config(Section):

@@ -30,6 +30,7 @@ class Sidecar:
     threshold: float | None  # None: the metric has none
     views: list[str]
     speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
+    merge: str = "mean"  # of the views
 
 
 def sidecar_path(npy: Path) -> Path:

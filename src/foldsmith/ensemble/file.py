@@ -28,6 +28,7 @@ class Member(Section):
     name: str
     weight: float = Field(gt=0)
     views: Annotated[list[str], Field(min_length=1)] = Field(description="the views of its OOF predictions")
+    merge: str = Field("mean", description="how the views' probabilities become one")
     oof: list[str] = Field(description="names of its OOF files, a fold each")
     weights: list[str] = Field(description="names of its weights files, a fold each; none of the older layout's")
     sha256: list[str] = Field(description="of the weights files, in the same order")

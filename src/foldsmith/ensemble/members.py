@@ -85,7 +85,7 @@ def load_members(given: Sequence[Path]) -> OofData:
         for fold, (file, sidecar) in enumerate(zip(files, sidecars, strict=True)):
             _check_same(file, sidecar, fold, table, fold_of, (split, ids[fold]), first)
             _check_weights(file, sidecar)
-            for key in ("views", "config_sha256", "metric"):
+            for key in ("views", "merge", "config_sha256", "metric"):
                 if getattr(sidecar, key) != getattr(sidecars[0], key):
                     what = f"{getattr(sidecar, key)} there, {getattr(sidecars[0], key)} in {files[0].name}"
                     raise UserError(f"has another {key} than fold 0: {what}", file=file, hint="predict all folds again")

@@ -80,6 +80,7 @@ def _member(problem: Problem, report: Report, index: int, folds: int, ips: float
         name=member.name,
         weight=float(report.point.weights[index]),
         views=member.views,
+        merge=member.sidecars[0].merge if member.sidecars else "mean",
         oof=[file.name for file in member.files],
         weights=[file.with_suffix(".safetensors").name for file in member.files[: folds if member.sidecars else 0]],
         sha256=[sidecar.weights_sha256 for sidecar in member.sidecars[:folds]],

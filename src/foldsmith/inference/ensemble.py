@@ -137,6 +137,7 @@ class _Work:
         made_from = {
             "weights": job.sha256[fold],
             "views": views,
+            "merge": job.merge,
             "images": self.images_sha256,
             "code": self.code_sha256,
             "batch_size": config.test.batch_size,
@@ -149,7 +150,9 @@ class _Work:
             lane.load((config.model, self.headers[name]["classes"]), self.weights[name])
             title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
             pipeline = pipeline_of(config, lane.device)
-            predicted = predict(lane.network, self.images, pipeline, views, title, before_batch=counting)
+            predicted = predict(
+                lane.network, self.images, pipeline, views, title, merge=job.merge, before_batch=counting
+            )
         finally:
             self.lanes.put(lane)
         predicted = np.ascontiguousarray(predicted[:, self.order[name]])

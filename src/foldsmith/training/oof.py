@@ -95,6 +95,7 @@ def _predict_fold(work: OofWork, weights: Path, device: torch.device) -> Path:
         "weights_sha256": sha256_file(weights),
         "metric": config.metric,
         "views": expand_views(config.test.tta),
+        "merge": config.test.merge,
     }
     if _is_current(npy, known):
         tqdm.write(f"{config.name} fold {fold}: up to date: {npy}")
@@ -103,7 +104,9 @@ def _predict_fold(work: OofWork, weights: Path, device: torch.device) -> Path:
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
     images = DecodedImages([work.paths[row] for row in rows])
-    probabilities = predict(model, images, pipeline_of(config, device), known["views"], description)
+    probabilities = predict(
+        model, images, pipeline_of(config, device), known["views"], description, merge=config.test.merge
+    )
     speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
     best = find_metric(config.metric, config.data.task).best(probabilities, table.targets(rows))
     write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=speed))
