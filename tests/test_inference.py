@@ -335,3 +335,37 @@ def test_views_are_merged_as_the_oof_predictions_were(chain, few, tmp_path, merg
         plain, flipped = (predict(model, images, pipeline, [view], "") for view in ("identity", "hflip"))
         folds.append(np.maximum(plain, flipped) if merge == "max" else np.sqrt(plain * flipped))
     np.testing.assert_allclose(np.load(kept / f"{member.name}.npy"), np.mean(folds, axis=0), rtol=1e-5)
+
+
+def test_a_bare_environment_and_strange_names(chain, few, tmp_path):
+    """No HOME, LC_ALL=C, folders with spaces and accents, ids that look like numbers; the inputs stay as they are."""
+    import subprocess
+    import sys
+
+    ids = ["0001", "1e5", "NA", "null", "é ü", "1.0", "-3"]
+    inputs = tmp_path / "mes données" / "compétition"
+    (inputs / "test").mkdir(parents=True)
+    sources = sorted((few / "test").iterdir())
+    for name, source in zip(ids, sources, strict=False):
+        shutil.copy(source, inputs / "test" / f"{name}.jpg")
+    shutil.copy(DATA / "labels.csv", inputs)
+    text = "id,attribute_ids\n" + "".join(f"{name},0\n" for name in ids)
+    (inputs / "sample_submission.csv").write_text(text, encoding="utf-8")
+    models = tmp_path / "mes données" / "modèles 1"
+    shutil.copytree(chain.runs, models)
+    for path in [*inputs.rglob("*"), inputs, *models.rglob("*"), models]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "mes données").rglob("*")}
+
+    output = tmp_path / "aus gabe" / "s.csv"
+    command = [sys.executable, Path("ensemble_inference.py").resolve(), chain.ensemble, "--models", models]
+    command += ["--data", inputs, "--output", output]
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(word) for word in command], env=environment, capture_output=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    written = output.read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in written] == ["id", *ids]
+    after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "mes données").rglob("*")}
+    assert after == before
