@@ -61,6 +61,14 @@ class Table:
             dense[position, self.indices[self.starts[row] : self.starts[row + 1]]] = True
         return dense
 
+    @property
+    def words(self) -> str:
+        """What was read, for people: a label column that was split wrongly shows here."""
+        names = self.classes.names
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        labels = f"{len(self.indices) / max(1, len(self)):.2f} labels an image, split at {self.separator!r}"
+        return f"{len(self)} images, {len(names)} classes ({shown}), {labels}"
+
     @cached_property
     def sha256(self) -> str:
         """Changes with any id, label, class or group, or their order."""
@@ -133,6 +141,14 @@ def label_words(sheet: Sheet, config: Config, separator: str) -> list[list[str]]
     """The labels of every row as they are written; of a multiclass task exactly one, which is never split."""
     texts = sheet.column(label_column(sheet, config))
     if config.data.task == "multilabel":
+        for text, line in zip(texts, sheet.lines, strict=True):
+            if text.startswith("[") and text.endswith("]"):
+                raise UserError(
+                    f"the labels are a list in brackets: {text!r}",
+                    file=sheet.path,
+                    line=line,
+                    hint="write them with a mark or a space between, without brackets and quotes: a;b",
+                )
         return [[word.strip() for word in text.split(separator) if word.strip()] for text in texts]
     ids = sheet.column(id_column(sheet, config))
     for name, text, line in zip(ids, texts, sheet.lines, strict=True):

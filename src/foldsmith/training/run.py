@@ -47,6 +47,7 @@ def train_experiment(
     table = read_table(config)
     config = config.model_copy(update={"data": config.data.model_copy(update={"label_separator": table.separator})})
     images, train, hashes = read_images(config, table)
+    print(f"{config.name}: {table.words}")
 
     run = RunFolder(output, config.name)
     made = None
