@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ensemble_search
-from foldsmith.ensemble import optimizers
+from foldsmith.ensemble import entries, fit, honest, optimizers
 from foldsmith.ensemble.file import blend, read_ensemble
 from foldsmith.ensemble.fit import pose
 from foldsmith.ensemble.honest import Worth, correlations, leave_one_out
@@ -79,6 +79,21 @@ def test_never_worse_than_uniform_or_the_best_single(tmp_path, monkeypatch):
     ensemble = searched(tmp_path / "second", perfect, targets)
     assert ensemble.score == targets.any(axis=1).mean() and ensemble.members[0].name == "m0"
     assert [member.weight for member in ensemble.members] == [1]
+
+
+def test_the_ways_of_large_data_on_small(tmp_path, monkeypatch):
+    """Some of the images first, thresholds near that of equal weights, a second floor: as good, and still exact."""
+    members, targets = random_members(13, count=4, rows=900)
+    small = searched(tmp_path, members, targets)
+    monkeypatch.setattr(optimizers, "ROUGH", 400)
+    monkeypatch.setattr(fit, "SMALL", 0)
+    monkeypatch.setattr(honest, "SMALL", 0)
+    monkeypatch.setattr(entries, "ALL_UP_TO", 0)
+    large = searched(tmp_path / "large", members, targets)
+    assert large.score > small.score - 0.003 and large.nested_score > small.nested_score - 0.005
+    chosen = [members[int(member.name[1:])] for member in large.members]
+    assert fbeta(blend(chosen, [m.weight for m in large.members]), targets, large.threshold) == large.score
+    assert large.uniform_score == small.uniform_score and large.best_single_score == small.best_single_score
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -45,10 +45,9 @@ def in_order(weights: Weights) -> list[int]:
 
 
 def blended(members: Sequence[Probabilities] | NDArray[np.float32], weights: Weights) -> Probabilities:
-    """The blend of some members as inference will sum it."""
-    weights = normalized(weights)
+    """The blend of some members as inference will sum it: those with a weight, the heaviest first."""
     order = in_order(weights)
-    return blend([members[index] for index in order], [weights[index] for index in order])
+    return blend([members[index] for index in order], [float(weights[index]) for index in order])
 
 
 class Objective:
@@ -82,7 +81,6 @@ class Objective:
 
     def blend(self, weights: Weights) -> Probabilities:
         """The blend's value at every entry."""
-        weights = normalized(weights)
         order = in_order(weights)
         total = np.empty(self.values.shape[1], dtype=np.float32)
         for start in range(0, len(total), BLOCK):

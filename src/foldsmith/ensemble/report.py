@@ -11,9 +11,10 @@ from foldsmith.ensemble.budget import Choice
 from foldsmith.ensemble.file import Ensemble, Member
 from foldsmith.ensemble.fit import Problem
 from foldsmith.ensemble.honest import Worth
-from foldsmith.ensemble.objective import Objective, Point, blended, in_order, normalized
+from foldsmith.ensemble.objective import DenseObjective, Objective, Point, blended, in_order
+from foldsmith.ensemble.optimizers import in_threads
 from foldsmith.ensemble.thresholds import Rule
-from foldsmith.metrics import best_constant_labels, best_fbeta
+from foldsmith.metrics import Best, best_constant_labels, best_fbeta
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,19 @@ def _prefix_thresholds(problem: Problem, point: Point, order: list[int]) -> list
     """The best joint threshold of the first 1, 2, ... members; F2's where the metric of a multi-label task has none."""
     if problem.data.task == "multiclass":
         return []
-    thresholds = []
-    for count in range(1, len(order) + 1):
+    exact = problem.exact
+    matrices = exact.matrices if isinstance(exact, DenseObjective) else []
+
+    def threshold(count: int) -> float:
         weights = np.where(np.isin(np.arange(len(point.weights)), order[:count]), point.weights, 0)
-        if isinstance(problem.exact, Objective):
-            best = problem.exact.best(normalized(weights) if count < len(order) else point.weights)[0]
+        if isinstance(exact, Objective):
+            best = exact.best(weights)[0] if count < len(order) else Best(point.score, point.threshold)
         else:
-            members = [member.probabilities for member in problem.data.members]
-            best = best_fbeta(blended(members, weights), problem.data.targets)
+            best = best_fbeta(blended(matrices, weights), problem.data.targets)
         assert best.threshold is not None
-        thresholds.append(best.threshold)
-    return thresholds
+        return best.threshold
+
+    return in_threads(threshold, range(1, len(order) + 1))
 
 
 def print_methods(
@@ -173,7 +176,7 @@ def draw_report(path: Path, problem: Problem, report: Report) -> None:
     objective = problem.objective()
     if isinstance(objective, Objective) and report.point.threshold is not None:
         low = max(objective.floor, report.point.threshold - 0.15)
-        thresholds = np.linspace(low, report.point.threshold + 0.15, 24)
+        thresholds = np.linspace(low, report.point.threshold + 0.15, 18)
         curves["blend"] = (thresholds, objective.curve(report.point.weights, thresholds))
         if objective.members > 1:
             curves["equal weights"] = (thresholds, objective.curve(report.uniform.weights, thresholds))
