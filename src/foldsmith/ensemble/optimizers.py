@@ -86,6 +86,8 @@ def uniform(hunt: Hunt) -> None:
 
 def scipy_simplex(hunt: Hunt, method: str, evaluations: int) -> None:
     """Nelder-Mead or Powell over weights and threshold."""
+    if _is_large(hunt):
+        return _roughly(hunt, partial(scipy_simplex, method=method, evaluations=evaluations))
     x = hunt.vector()
     options: dict[str, object] = {"maxfev": evaluations, "xtol" if method == "Powell" else "xatol": 1e-3}
     if method == "Nelder-Mead":
@@ -116,6 +118,8 @@ def slsqp(hunt: Hunt) -> None:
 
 def evolution(hunt: Hunt, evaluations: int) -> None:
     """Differential evolution, always with the same random numbers."""
+    if _is_large(hunt):
+        return _roughly(hunt, partial(evolution, evaluations=evaluations))
     size = 4 * len(hunt.vector())
     rounds = max(1, evaluations // size - 1)
     differential_evolution(
@@ -125,6 +129,8 @@ def evolution(hunt: Hunt, evaluations: int) -> None:
 
 def greedy(hunt: Hunt) -> None:
     """Caruana et al. (ICML 2004): add, again and again, the member that helps most; a member may be added twice."""
+    if _is_large(hunt):
+        return _roughly(hunt, greedy)
     count, threshold = hunt.objective.members, hunt.best.threshold
     added = np.zeros(count)
     best = -np.inf
@@ -146,20 +152,32 @@ def line(hunt: Hunt, sweeps: int = 8) -> None:
     """
     if not isinstance(hunt.objective, Objective):
         return _steps(hunt)
-    reaches = [1.0, 0.3, 0.3, *[0.1] * 8]
-    if hunt.objective.values.shape[1] > 2 * ROUGH:  # the way there on some of the images, the last part on all
-        images = np.arange(len(hunt.objective.entries.targets))
-        some = hunt.objective.entries.of_images(images % (hunt.objective.values.shape[1] // ROUGH) == 0)
-        rough = Hunt(Objective(some, hunt.objective.beta, hunt.objective.by_class), hunt.best, hunt.deadline)
-        rough.best = rough.best._replace(score=-np.inf)
+    from_afar = [1.0, 0.3, 0.3, *[0.1] * 8]
+    if _is_large(hunt):
+        _roughly(hunt, lambda rough: _sweeps(rough, from_afar))
+        _sweeps(hunt, [0.1] * sweeps)
+    else:
+        _sweeps(hunt, from_afar)
+
+
+def _is_large(hunt: Hunt) -> bool:
+    """Whether there are so many entries that some of the images should show the way."""
+    return isinstance(hunt.objective, Objective) and hunt.objective.values.shape[1] > 2 * ROUGH
+
+
+def _roughly(hunt: Hunt, method: Callable[[Hunt], None]) -> None:
+    """Use a method on some of the images; what it found gets the threshold that is best for all of them."""
+    full = hunt.objective
+    assert isinstance(full, Objective)
+    chosen = np.arange(len(full.entries.targets)) % (full.values.shape[1] // ROUGH) == 0
+    rough = Hunt(Objective(full.entries.of_images(chosen), full.beta, full.by_class), hunt.best, hunt.deadline)
+    rough.best = rough.best._replace(score=-np.inf)
+    with contextlib.suppress(OutOfTimeError):
         rough.score(*hunt.best[:2])
-        with contextlib.suppress(OutOfTimeError):
-            _sweeps(rough, reaches)
-        found = hunt.objective.near(rough.best.weights, _of(rough.best.threshold), SPAN / 4)
-        if found.score > hunt.best.score:
-            hunt.best = Point(rough.best.weights, found.threshold, found.score)
-        reaches = [0.1] * sweeps
-    _sweeps(hunt, reaches)
+        method(rough)
+    found = full.near(rough.best.weights, _of(rough.best.threshold), SPAN / 4)
+    if found.score > hunt.best.score:
+        hunt.best = Point(rough.best.weights, found.threshold, found.score)
 
 
 def _sweeps(hunt: Hunt, reaches: list[float]) -> None:
@@ -280,7 +298,7 @@ METHODS: dict[str, Callable[[Hunt], None]] = {
     "line": line,
     "slsqp": slsqp,
     "greedy": greedy,
-    "powell": partial(scipy_simplex, method="Powell", evaluations=120),
-    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=100),
-    "differential-evolution": partial(evolution, evaluations=64),
+    "powell": partial(scipy_simplex, method="Powell", evaluations=300),
+    "nelder-mead": partial(scipy_simplex, method="Nelder-Mead", evaluations=300),
+    "differential-evolution": partial(evolution, evaluations=300),
 }
