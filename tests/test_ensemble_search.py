@@ -11,9 +11,10 @@ from foldsmith.ensemble import entries, fit, honest, optimizers
 from foldsmith.ensemble.file import blend, read_ensemble
 from foldsmith.ensemble.fit import pose
 from foldsmith.ensemble.honest import Worth, correlations, leave_one_out
+from foldsmith.ensemble.hunt import OutOfTimeError
 from foldsmith.ensemble.members import load_members
 from foldsmith.ensemble.objective import Point, blended, normalized
-from foldsmith.ensemble.optimizers import METHODS, OutOfTimeError, run
+from foldsmith.ensemble.optimizers import METHODS, run
 from foldsmith.ensemble.thresholds import Rule, groups_of
 from foldsmith.errors import UserError
 from foldsmith.metrics import best_fbeta, decide, fbeta, find_metric, image_fbeta
