@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,3 +100,32 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     ensemble_inference.main([str(result.ensemble), "--models", str(runs), "--output", str(result.submission)])
     deploy_kernel.main(["ensemble_inference.py", str(result.ensemble), "--output", str(folder / "kernels")])
     return result
+
+
+def infer(chain: Chain, output: Path, *words: str) -> Path:
+    """Run the chain's ensemble; returns the submission's path."""
+    ensemble_inference.main([str(chain.ensemble), "--models", str(chain.runs), "--output", str(output), *words])
+    return output
+
+
+def competition(folder: Path, ids: list[str]) -> Path:
+    """data/clipart with some of its test images."""
+    (folder / "test").mkdir(parents=True)
+    for name in ids:
+        shutil.copy(DATA / "test" / f"{name}.jpg", folder / "test")
+    shutil.copy(DATA / "labels.csv", folder)
+    (folder / "sample_submission.csv").write_text("id,attribute_ids\n" + "".join(f"{name},0\n" for name in ids))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 of the test images, for runs of the ensemble."""
+    ids = [line.split(",")[0] for line in (DATA / "sample_submission.csv").read_text().splitlines()[1:71]]
+    return competition(tmp_path_factory.mktemp("few"), ids)
+
+
+@pytest.fixture(scope="session")
+def whole(chain: Chain, few: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The submission of an uninterrupted run on the few images."""
+    return infer(chain, tmp_path_factory.mktemp("whole") / "s.csv", "--data", str(few)).read_bytes()

@@ -294,3 +294,21 @@ def test_periods_without_growth(tmp_path: Path, period: int) -> None:
     config, notes = convert(tmp_path, cosine=cosine, optimizer={"name": "adam"})
     assert config.scheduler.params == {"period": period}
     assert note_of(notes, "cosine.period_mult = 1.1") == "the old program never read it"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("data: 5\n", "data", "expected a section of `key: value`, got 5"),
+        ("data: root of all\n", "data", "expected a section"),
+        ("optimizer: [adam]\n", "optimizer", "expected a section"),
+        ("train:\n  accum_batches_num: -4\n", "train.accum_batches_num", "expected a whole number above 0, got -4"),
+        ("train:\n  accum_batches_num: 0\n", "train.accum_batches_num", "expected a whole number above 0, got 0"),
+    ],
+)
+def test_what_is_no_old_file_is_refused_with_its_line(tmp_path: Path, text: str, key: str, message: str):
+    (tmp_path / "old.yml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        convert_config(tmp_path / "old.yml", tmp_path / "new.yml", cosine=True, force=False)
+    assert caught.value.key == key and message in str(caught.value) and caught.value.line in (1, 2)
+    assert not (tmp_path / "new.yml").exists()

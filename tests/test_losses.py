@@ -184,3 +184,9 @@ def test_class_weights_multiply_their_classes(name):
     entries = [bce(x, y) for x, y in zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True)]
     expected = (3 * entries[0] + entries[1] + 3 * entries[2] + entries[3]) / 4
     assert float(build_loss(name, {}, torch.tensor([3.0, 1.0]))(logits, targets)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_focal_summed_instead_of_averaged():
+    assert loss("focal", SOFT, reduction="sum") == pytest.approx(loss("focal", SOFT) * sum(map(len, SOFT)), rel=1e-6)
+    with pytest.raises(ValueError, match="reduction is mean or sum"):
+        build_loss("focal", {"reduction": "none"})

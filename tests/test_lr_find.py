@@ -14,7 +14,7 @@ def test_the_suggested_rate_is_where_the_loss_falls_fastest():
     # a sigmoid over the rate's logarithm, steepest at 1e-3, then a rise
     losses = [1 / (1 + math.exp(4 * (math.log10(rate) + 3))) + max(0, math.log10(rate) + 1.5) for rate in rates]
     assert suggest(rates, losses) == pytest.approx(1e-3, rel=0.01)
-    with pytest.raises(UserError, match="only rises from the first rate, 1.0e-06"):
+    with pytest.raises(UserError, match="only rises from the first rate, 3.2e-06"):
         suggest(rates, [1.0 + step for step in range(51)])
 
 

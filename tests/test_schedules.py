@@ -272,3 +272,17 @@ def test_frozen_parameters_are_absent(model):
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     absent = {name for name, parameter in model.named_parameters() if id(parameter) not in held}
     assert absent == {"conv_stem.weight", "classifier.bias"}
+
+
+def test_plateau_of_a_metric_of_which_less_is_better():
+    """Scores come negated then; torch is told to minimise."""
+    losses = [0.5, 0.4, 0.4, 0.3999, 0.3998, 0.39, 0.39, 0.39, 0.39, 0.41]
+    optimizer = sgd()
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", factor=0.5, patience=1, threshold=1e-3)
+    ours = ReduceOnPlateau(factor=0.5, patience=1, threshold=1e-3)
+    for loss in losses:
+        torchs.step(loss)
+        ours.end_epoch(-loss)
+        expected = [group["lr"] for group in optimizer.param_groups]
+        assert [ours.rate(lr, 0, 1, 1) for lr in RATES] == pytest.approx(expected, rel=1e-12)
+    assert ours.drops == 3

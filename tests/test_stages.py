@@ -14,8 +14,8 @@ from foldsmith.errors import UserError
 from foldsmith.models.build import build_model
 from foldsmith.models.sparsity import apply_masks, smallest_masks
 from foldsmith.models.weights import read_header
+from foldsmith.training import loop, scoring
 from foldsmith.training import run as run_module
-from foldsmith.training import scoring
 from foldsmith.training.leaves import check_leaves
 from foldsmith.training.stages import stages_of
 from tests.test_training import Killed, fold0, tensors
@@ -177,20 +177,24 @@ def test_masks_by_hand():
     assert model[2].weight.tolist() == [[[-3.0, 0.0, 0.0]]]
 
 
-def test_a_head_only_warmup_leaves_the_body_alone(small, tmp_path):
+def test_a_head_only_warmup_leaves_the_body_alone(small, tmp_path, monkeypatch):
+    states = []
+    real = loop._thaw
+
+    def spy(training, plan):
+        states.append({name: tensor.clone() for name, tensor in training.model.state_dict().items()})
+        real(training, plan)
+
+    monkeypatch.setattr(loop, "_thaw", spy)
     plain = ("train.num_epochs=1", "scheduler.name=constant", "optimizer={name: momentum, params: {lr: 0.1}}")
-    untrained = fold0(small, tmp_path / "none", *plain, "train.max_steps_per_epoch=1", "train.trainable=head")
-    warmed = fold0(
-        small, tmp_path / "warm", *plain, "train.max_steps_per_epoch=2", "train.warmup={steps: 2, head_only: true}"
-    )
-    longer = fold0(
-        small, tmp_path / "long", *plain, "train.max_steps_per_epoch=3", "train.warmup={steps: 2, head_only: true}"
-    )
-    body = [name for name in tensors(untrained) if not name.startswith("classifier")]
-    assert all(torch.equal(tensors(warmed)[name], tensors(untrained)[name]) for name in body)
-    changed = [name for name in body if not torch.equal(tensors(longer)[name], tensors(untrained)[name])]
+    fold0(small, tmp_path, *plain, "train.max_steps_per_epoch=3", "train.warmup={steps: 2, head_only: true}")
+    begin, warm = states
+    end = tensors(tmp_path / "clipart_tiny")
+    body = [name for name in begin if not name.startswith("classifier")]
+    assert all(torch.equal(warm[name], begin[name]) for name in body), "batch norm's statistics too"
+    assert not torch.equal(warm["classifier.weight"], begin["classifier.weight"])
+    changed = [name for name in body if not torch.equal(end[name], warm[name])]
     assert len(changed) > len(body) / 2
-    assert not torch.equal(tensors(warmed)["classifier.weight"], tensors(untrained)["classifier.weight"])
 
 
 def test_a_falling_rate_goes_back_to_the_best_weights(small, tmp_path, monkeypatch):
@@ -238,33 +242,6 @@ def test_a_rate_for_each_group_of_layers():
     assert by_name["fc.weight"] == by_name["fc.bias"] == 5e-4
 
 
-def test_averaged_weights_are_the_mean_of_the_epochs(small, tmp_path, monkeypatch):
-    seen, averaged = [], []
-    real_epoch, real_average = run_module.finish_epoch, run_module.finish_averaging
-
-    def spy(job, training, *rest):
-        seen.append({name: tensor.clone() for name, tensor in training.model.named_parameters()})
-        real_epoch(job, training, *rest)
-
-    def spy_average(job, training, *rest):
-        real_average(job, training, *rest)
-        averaged.append(dict(training.swa.module.named_parameters()))
-        averaged.append(dict(training.swa.module.named_buffers()))
-
-    monkeypatch.setattr(run_module, "finish_epoch", spy)
-    monkeypatch.setattr(run_module, "finish_averaging", spy_average)
-    run = fold0(small, tmp_path, "train.num_epochs=4", "train.swa={start: 2, period: 2}")
-    for name, tensor in averaged[0].items():
-        torch.testing.assert_close(tensor, (seen[1][name] + seen[3][name]) / 2)
-    assert not torch.equal(averaged[1]["bn1.running_mean"], torch.zeros_like(averaged[1]["bn1.running_mean"]))
-    log = (run / "fold0" / "train.log").read_text()
-    assert "weights of 2 epochs averaged: f2 " in log
-    kept = float(log.split("averaged: f2 ")[1][:6])
-    best = max(float(row["f2"]) for row in metrics(run))
-    assert ("kept" in log) == (kept > best)
-    assert read_header(run / "clipart_tiny_f0.safetensors")["score"] == pytest.approx(max(kept, best), abs=5e-5)
-
-
 def test_a_run_of_one_label_an_image(small, tmp_path):
     """The multiclass task from labels to out-of-fold probabilities that sum to one."""
     import predict_oof
@@ -284,3 +261,24 @@ def test_a_run_of_one_label_an_image(small, tmp_path):
     predict_oof.main(["--weights", *names, "--output", str(tmp_path)])
     oof = np.load(run / "clipart_tiny_f0.npy")
     np.testing.assert_allclose(oof.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_periods_count_in_whole_epochs_where_a_stage_is_shorter(small, tmp_path):
+    """4 steps an epoch, so half an epoch is half a period."""
+    cosine = "scheduler={name: cosine_restarts, params: {period: 1}}"
+    run = fold0(small, tmp_path, cosine, "train.num_epochs=0.5", "train.max_steps_per_epoch=4")
+    assert float(metrics(run)[0]["lr"]) == pytest.approx(0.004 * (1 + np.cos(np.pi / 4)) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "message"),
+    [
+        ("train.warmup={steps: 999, head_only: true}", "train.warmup.steps", "nothing else would train"),
+        ("train.stages=[{sparsity: 0.00001}]", "train.stages[0].sparsity", "whole number of zeros"),
+        ("train.trainable=[]", "train.trainable", "or at least 1 item, got []"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(small, tmp_path, words, key, message):
+    with pytest.raises(UserError) as caught:
+        fold0(small, tmp_path, words)
+    assert caught.value.key == key and message in str(caught.value)

@@ -9,7 +9,7 @@ from foldsmith.config import Config, load_config
 from foldsmith.data.sheets import read_csv
 from foldsmith.data.tables import Table, read_sample, read_table
 from foldsmith.errors import UserError
-from tests.conftest import DATA
+from tests.conftest import DATA, ROOT
 
 AWKWARD_IDS = ["0001", "1", "1e5", "NA", "null", "None", " a b ", "a,b", 'say "x"', "é", "e\u0301", "-0", "1.0", "TRUE"]
 
@@ -274,11 +274,11 @@ def test_the_shipped_data_set() -> None:
 def test_lists_in_brackets_are_refused(tmp_path: Path):
     (tmp_path / "train.csv").write_text("id,tags\na,x y\nb,\"['x', 'y']\"\n")
     with pytest.raises(UserError) as caught:
-        read_table(load_config("clipart_tiny", [f"data.root={tmp_path}"]))
+        read_table(load_config(ROOT / "configs" / "clipart_tiny.yml", [f"data.root={tmp_path}"]))
     assert str(caught.value).startswith(f"{tmp_path}/train.csv:3: the labels are a list in brackets: \"['x', 'y']\"")
 
 
 def test_what_was_read_in_words(tmp_path: Path):
     (tmp_path / "train.csv").write_text("id,tags\na,haze primary\nb,clear\n")
-    table = read_table(load_config("clipart_tiny", [f"data.root={tmp_path}"]))
+    table = read_table(load_config(ROOT / "configs" / "clipart_tiny.yml", [f"data.root={tmp_path}"]))
     assert table.words == "2 images, 3 classes (clear, haze, primary), 1.50 labels an image, split at ' '"

@@ -26,7 +26,8 @@ LOSSES = {
     "mixed_bce_f2": "bce_f2",
     "mixed_bce_focal": "bce_focal",
 }
-VIEWS = {1: ["identity"], 2: ["identity", "hflip"]}  # by test.num_ttas
+SECTIONS = {"model", "data", "train", "test", "optimizer", "scheduler", "cosine", "loss", "augmentations"}
+VIEWS: dict[int | None, list[str]] = {1: ["identity"], 2: ["identity", "hflip"]}  # by test.num_ttas
 NEVER_READ = ("augmentations.dropout", "augmentations.aug_global_prob", "train.swa", "cosine.period_mult")
 
 
@@ -50,12 +51,17 @@ def convert_config(source: Path, output: Path, *, cosine: bool = True, force: bo
 
 def converted(document: Document, path: Path, *, cosine: bool = True) -> tuple[dict[str, Any], list[str]]:
     """The sections of the new file, and a note on every key that means something else now or nothing."""
+    old = OldKeys(document, path)
+    for section in SECTIONS & document.values.keys():
+        if not isinstance(document.values[section] or {}, dict):
+            raise old.error(section, f"expected a section of `key: value`, got {document.values[section]!r}")
     if "root" in (document.values.get("data") or {}):
         raise UserError("is a foldsmith config already: it has data.root", file=path)
-    old = OldKeys(document, path)
     for key in NEVER_READ:
         old.drop(key, "the old program never read it")
-    accum = old.take("train.accum_batches_num", int, 1) or 1
+    accum = old.take("train.accum_batches_num", int, 1)
+    if not accum or accum < 1:
+        raise old.error("train.accum_batches_num", f"expected a whole number above 0, got {accum}")
     optimizer, scheduler = _rates(old, accum, cosine)
     train = _train(old, accum, scheduler)
     rect_crop = _rect_crop(old)
@@ -177,6 +183,8 @@ def _rates(old: OldKeys, accum: int, cosine: bool) -> tuple[dict[str, Any], dict
     params = {"lr": None} | old.take_section("optimizer.params")
     if name == "sgd":  # torch's defaults, which the old program used; timm's are 0.9 and true
         params = params | {"momentum": params.get("momentum", 0.0), "nesterov": params.get("nesterov", False)}
+    if params.get("weight_decay"):
+        old.notes.append("optimizer.params.weight_decay: here it leaves out biases and norms")
     lr: float | None
     if cosine and old.has("cosine"):
         lr, scheduler = _cosine(old)
@@ -249,7 +257,7 @@ def _augmentations(old: OldKeys, rect_crop: dict[str, Any] | None) -> dict[str, 
 
 
 def _test(old: OldKeys) -> dict[str, Any]:
-    views = old.take("test.num_ttas", int, 1) or 1
+    views = old.take("test.num_ttas", int, 1)
     if views not in VIEWS:
         raise old.error("test.num_ttas", f"expected 1 (the image) or 2 (and its mirror image), got {views}")
     return {"batch_size": old.take("test.batch_size", int, 32), "tta": VIEWS[views]}

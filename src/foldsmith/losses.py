@@ -31,14 +31,18 @@ class FocalLoss(nn.Module):
     Args:
         gamma: at least 0; how much less the entries count that are right already. 0 is (weighted) binary cross-entropy.
         alpha: in [0, 1]: weight of positive entries, 1 - alpha of negative ones; None: no weights.
+        reduction: mean over images and classes, or sum.
     """
 
-    def __init__(self, gamma: float = 2.0, alpha: float | None = None) -> None:
+    def __init__(self, gamma: float = 2.0, alpha: float | None = None, reduction: str = "mean") -> None:
         super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction is mean or sum, got {reduction!r}")
         if gamma < 0 or not 0 <= (alpha or 0) <= 1:
             raise ValueError(f"gamma is at least 0 and alpha in 0..1, got {gamma} and {alpha}")
         self.gamma = gamma
         self.alpha = alpha
+        self.reduction = reduction
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -46,7 +50,7 @@ class FocalLoss(nn.Module):
         loss = bce * wrong.clamp_min(1e-12) ** self.gamma  # below gamma = 1 the slope at 0 is infinite
         if self.alpha is not None:
             loss = loss * (self.alpha * targets + (1 - self.alpha) * (1 - targets))
-        return loss.mean()
+        return loss.mean() if self.reduction == "mean" else loss.sum()
 
 
 class ForgivingLoss(nn.Module):

@@ -64,7 +64,10 @@ class Optimizer(Component):
 
 
 class Stage(Section):
-    """A part of the training. What it leaves out it takes from the experiment; what it names replaces that whole."""
+    """A part of the training. What it leaves out it takes from the experiment; what it names replaces that whole.
+
+    It begins with the weights that the stage before ended with, those of its last epoch.
+    """
 
     num_epochs: PositiveFloat = Field(1.0, description="default: train.num_epochs; 0.5 is half a pass over the images")
     trainable: Trainable = Field("all", description=TRAINABLE)

@@ -84,7 +84,7 @@ def _expected(item: dict[str, Any]) -> str:
         return _EXPECTED[item["type"]]
     if item["type"] == "literal_error":
         return "one of " + ", ".join(_choices(item["ctx"]["expected"]))
-    message = item["msg"][0].lower() + item["msg"][1:]
+    message = (item["msg"][0].lower() + item["msg"][1:]).partition(" after validation")[0]
     return (
         message.removeprefix("input should be ").removeprefix("list should have ").removeprefix("string should have ")
     )

@@ -168,6 +168,11 @@ def train_mode(model: nn.Module) -> None:
     """model.train(), but frozen layers stay as they are: their batch norm keeps its statistics."""
     model.train()
     for module in model.modules():
-        own = list(module.parameters(recurse=False))
-        if own and not any(parameter.requires_grad for parameter in own):
+        if is_frozen(module):
             module.training = False  # not eval(): below it may be layers that train
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """True for a layer with parameters of its own of which none trains."""
+    own = list(module.parameters(recurse=False))
+    return bool(own) and not any(parameter.requires_grad for parameter in own)

@@ -113,9 +113,7 @@ def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
             plan.steps_per_epoch,
             plan.warmup,
         )
-        if plan.clip_grad_norm is not None:
-            training.scaler.unscale_(training.optimizer)
-            torch.nn.utils.clip_grad_norm_(training.model.parameters(), plan.clip_grad_norm)
+        clip_gradients(training, plan)
         training.scaler.step(training.optimizer)
         training.scaler.update()
         apply_masks(training.model, training.masks)
@@ -123,6 +121,13 @@ def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
             training.ema.update(training.model, progress.step + 1)
     training.optimizer.zero_grad(set_to_none=True)
     progress.step += 1
+
+
+def clip_gradients(training: Training, plan: EpochPlan) -> None:
+    """Scale gradients down to the plan's norm, where it has one."""
+    if plan.clip_grad_norm is not None:
+        training.scaler.unscale_(training.optimizer)
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), plan.clip_grad_norm)
 
 
 def _not_finite(training: Training, loss: float, ids: Sequence[str]) -> UserError:

@@ -16,7 +16,7 @@ from foldsmith.files import atomic_path
 from foldsmith.inference.predict import pipeline_of
 from foldsmith.models.build import train_mode, with_image_stats
 from foldsmith.training.checkpoints import Progress
-from foldsmith.training.loop import backward
+from foldsmith.training.loop import backward, clip_gradients
 from foldsmith.training.run import read_images
 from foldsmith.training.setup import build_loader, build_network, build_plan, start_stage
 from foldsmith.training.stages import stages_of
@@ -53,7 +53,7 @@ def find_rate(config: Config, device: torch.device, *, lowest: float, highest: f
     torch.manual_seed(config.train.seed)
     training = start_stage(build_network(config, len(table.classes.tokens), device), stage, Progress(), device)
     loader, order = build_loader(stage.config, trained, [images.train[row] for row in rows], device)
-    plan = build_plan(stage, table, pipeline_of(config, device), [order.batches])
+    plan = build_plan(stage, table, pipeline_of(config, device), order.batches, [order.batches])
     train_mode(training.model)
 
     rates: list[float] = []
@@ -70,6 +70,7 @@ def find_rate(config: Config, device: torch.device, *, lowest: float, highest: f
                 for group in training.optimizer.param_groups:
                     group["lr"] = rate * group["initial_lr"] / base
                 loss = backward(training, plan, batch, item[0], trained.targets(item[1]), 1)
+                clip_gradients(training, plan)
                 training.scaler.step(training.optimizer)
                 training.scaler.update()
                 training.optimizer.zero_grad(set_to_none=True)
@@ -85,9 +86,13 @@ def find_rate(config: Config, device: torch.device, *, lowest: float, highest: f
 def suggest(rates: list[float], losses: list[float]) -> float:
     """The rate at which the loss falls fastest over the rate's logarithm, before its lowest point.
 
+    The first tenth is left out: there the running mean is that of a few batches.
+
     Raises:
         UserError: when the loss never falls.
     """
+    first = len(rates) // 10
+    rates, losses = rates[first:], losses[first:]
     lowest = int(np.nanargmin(losses))
     if lowest < 2:
         raise UserError(

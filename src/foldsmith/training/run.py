@@ -137,7 +137,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
     loader, order = build_loader(stage.config, table, [job.images.train[row] for row in rows], device)
     whole = order.batches
     batches = [max(1, round(whole * stage.share_of_epoch(epoch))) for epoch in range(stage.epochs)]
-    plan = build_plan(stage, job.table, pipeline_of(stage.config, device), batches)
+    plan = build_plan(stage, job.table, pipeline_of(stage.config, device), whole, batches)
 
     while progress.stage_epoch < stage.epochs and not progress.finished:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
@@ -149,6 +149,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
 
     if training.swa is not None:
         order.epoch, order.batches = progress.epoch, whole
+        torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout in front of a batch norm
         finish_averaging(job, training, plan, loader)
 
 

@@ -185,7 +185,8 @@ class ReduceOnPlateau(Schedule):
         return max(initial * self.factor**self.drops, min(self.min_lr, initial))
 
     def end_epoch(self, score: float) -> bool:
-        if score > self.best * (1 + self.threshold) or self.best == -math.inf:
+        # Scores of metrics of which less is better come negated.
+        if self.best == -math.inf or score > self.best + self.threshold * abs(self.best):
             self.best, self.bad_epochs = score, 0
         else:
             self.bad_epochs += 1

@@ -1,6 +1,7 @@
 """The end of an epoch, and of a stage with weight averaging: validate, keep the best weights, write what is known."""
 
 import time
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from foldsmith.errors import UserError
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
 from foldsmith.metrics import METRICS, find_metric
+from foldsmith.models.build import is_frozen
 from foldsmith.models.weights import save_weights
 from foldsmith.training.checkpoints import Training, save_checkpoint
 from foldsmith.training.job import FoldJob
@@ -106,7 +108,10 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
             yield to_input(item[0], pipeline.mean, pipeline.std, pipeline.device)
 
     model = training.swa.module
+    frozen = [(module, deepcopy(module.state_dict())) for module in model.modules() if is_frozen(module)]
     update_bn(inputs(), model)
+    for module, state in frozen:  # layers that do not train keep their statistics
+        module.load_state_dict(state)
     row = scores(job, model, plan, "averaged weights")
     kept = _comparable(job, row) > training.progress.best_score
     if kept:

@@ -55,6 +55,8 @@ def start_stage(model: nn.Module, stage: StagePlan, progress: Progress, device: 
     config, train = stage.config, stage.config.train
     set_trainable(model, train.trainable)
     masks = smallest_masks(model, stage.sparsity) if stage.sparsity else {}
+    if masks and all(bool(mask.all()) for mask in masks.values()):
+        raise UserError(f"{stage.sparsity} of no weight is a whole number of zeros", key="train.sparsity", hint="0.5")
     apply_masks(model, masks)
     optimizer = build_optimizer(model, config.optimizer.name, config.optimizer.params, **_rates(config.optimizer))
     return Training(
@@ -124,17 +126,31 @@ def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.
         ) from None
 
 
-def build_plan(stage: StagePlan, table: Table, pipeline: Pipeline, batches: Sequence[int]) -> EpochPlan:
-    """What an epoch of a stage is. `batches` are the numbers of batches of its epochs."""
+def build_plan(stage: StagePlan, table: Table, pipeline: Pipeline, whole: int, batches: Sequence[int]) -> EpochPlan:
+    """What an epoch of a stage is.
+
+    Args:
+        whole: batches of a whole epoch, in which schedules count.
+        batches: of each epoch of the stage; the last may be a part.
+
+    Raises:
+        UserError: a head-only warmup would not end within the stage.
+    """
     train = stage.config.train
     steps = [-(-count // train.accum_batches) for count in batches]
+    if train.warmup is not None and train.warmup.head_only and train.warmup.steps >= sum(steps):
+        raise UserError(
+            f"{train.warmup.steps} steps of the head alone, and the stage has {sum(steps)}: nothing else would train",
+            key="train.warmup.steps",
+            hint="fewer steps, more epochs, or train.trainable: head",
+        )
     return EpochPlan(
         criterion=build_criterion(stage.config, table).to(pipeline.device),
         pipeline=pipeline,
         accum_batches=train.accum_batches,
         warmup=train.warmup,
         trainable=train.trainable,
-        steps_per_epoch=max(steps),
+        steps_per_epoch=-(-whole // train.accum_batches),
         total_steps=sum(steps),
         clip_grad_norm=train.clip_grad_norm,
         mixing=_mixing(train),
