@@ -20,7 +20,10 @@ def entries_of(members, targets, floor: float) -> Entries:
     kept = np.maximum.reduce(members) > np.float32(below(floor))
     images, columns = np.nonzero(kept)
     values = np.stack([member[kept] for member in members])
-    return Entries(values, images.astype(np.int32), columns.astype(np.int32), targets[kept], targets, floor)
+    labels = np.stack(np.nonzero(targets)).astype(np.int32)
+    return Entries(
+        values, images.astype(np.int32), columns.astype(np.int32), targets[kept], labels, targets.shape, floor
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +88,9 @@ def test_reading_is_exact_whatever_the_chunks(tmp_path, monkeypatch):
     chosen = np.arange(len(targets)) % 3 == 1
     some = found.of_images(chosen)
     np.testing.assert_array_equal(some.values, entries_of([m[chosen] for m in members], targets[chosen], 0.05).values)
-    np.testing.assert_array_equal(some.images, entries_of([m[chosen] for m in members], targets[chosen], 0.05).images)
+    expected = entries_of([m[chosen] for m in members], targets[chosen], 0.05)
+    for name in ("images", "columns", "is_label", "labels", "shape"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("bad", [np.nan, 1.5, -0.1])

@@ -9,7 +9,7 @@ chosen on a sample so that this bound is expected to hold, and where it does not
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from foldsmith.data.oof_files import check_range
 from foldsmith.ensemble.file import blend
 from foldsmith.ensemble.members import OofData
 from foldsmith.fbeta import fbeta_of_counts
-from foldsmith.metrics import Probabilities, Targets, best_fbeta
+from foldsmith.metrics import Probabilities, best_fbeta
 
 CHUNK = 256  # rows that are looked at together: all members' parts of them stay in the processor's cache
 MAPPED = 16 * CHUNK
@@ -35,28 +35,32 @@ class Entries:
     images: NDArray[np.int32]
     columns: NDArray[np.int32]
     is_label: NDArray[np.bool_]
-    targets: Targets  # (images, classes), all of them
+    labels: NDArray[np.int32]  # (2, labels) image and class of every label, kept or not
+    shape: tuple[int, int]  # images, classes
     floor: float
 
     def above(self, floor: float) -> "Entries":
         """Fewer of them: those at which some member exceeds a higher floor."""
         kept = np.flatnonzero(self.values.max(axis=0) > np.float32(below(floor)))
-        return self._take(kept, self.images[kept], self.targets, floor)
+        return self._take(kept, self.images[kept], self.labels, self.shape[0], floor)
 
     def of_images(self, chosen: NDArray[np.bool_]) -> "Entries":
         """Those of some images, numbered anew. `chosen` is bool (images,)."""
         kept = np.flatnonzero(chosen[self.images])
         number = np.cumsum(chosen, dtype=np.int32) - 1
-        return self._take(kept, number[self.images[kept]], self.targets[chosen], self.floor)
+        images, columns = self.labels[:, np.flatnonzero(chosen[self.labels[0]])]
+        labels = np.stack([number[images], columns])
+        return self._take(kept, number[self.images[kept]], labels, int(number[-1]) + 1, self.floor)
 
     def of_members(self, chosen: Sequence[int]) -> "Entries":
         """Those of some members, in the order given."""
-        part = Entries(self.values[list(chosen)], self.images, self.columns, self.is_label, self.targets, self.floor)
-        return part.above(self.floor)
+        return replace(self, values=self.values[list(chosen)]).above(self.floor)
 
-    def _take(self, kept: NDArray[np.int64], images: NDArray[np.int32], targets: Targets, floor: float) -> "Entries":
+    def _take(
+        self, kept: NDArray[np.int64], images: NDArray[np.int32], labels: NDArray[np.int32], count: int, floor: float
+    ) -> "Entries":
         values = np.stack([member[kept] for member in self.values])
-        return Entries(values, images, self.columns[kept], self.is_label[kept], targets, floor)
+        return Entries(values, images, self.columns[kept], self.is_label[kept], labels, (count, self.shape[1]), floor)
 
 
 def below(floor: float) -> float:
@@ -92,7 +96,9 @@ def read_entries(data: OofData, floor: float) -> Entries:
     for number in range(len(values)):
         values[number] = np.concatenate([part[number] for part, _ in parts])[order]
     images, columns = (position // classes).astype(np.int32), (position % classes).astype(np.int32)
-    return Entries(values, images, columns, data.targets.reshape(-1)[position], data.targets, floor)
+    labels = np.stack(np.nonzero(data.targets)).astype(np.int32)
+    is_label = data.targets.reshape(-1)[position]
+    return Entries(values, images, columns, is_label, labels, data.targets.shape, floor)
 
 
 def _extremes(chunk: list[Probabilities]) -> tuple[Probabilities, Probabilities]:

@@ -59,12 +59,12 @@ class Objective:
 
     def __init__(self, entries: Entries, beta: float = 2.0, by_class: bool = False) -> None:
         self.entries, self.beta, self.by_class = entries, beta, by_class
-        rows, targets = (entries.columns, entries.targets.T) if by_class else (entries.images, entries.targets)
+        rows, of_row = (entries.columns, entries.labels[1]) if by_class else (entries.images, entries.labels[0])
         self.values, self.is_label = entries.values, entries.is_label
         if by_class:
             order = np.argsort(rows, kind="stable")
             self.values, rows, self.is_label = self.values[:, order], rows[order], self.is_label[order]
-        self.all_true = np.count_nonzero(targets, axis=1)
+        self.all_true = np.bincount(of_row, minlength=entries.shape[int(by_class)])
         self.starts = np.flatnonzero(np.diff(rows, prepend=-1))  # of each row that has entries
         self.kept_rows = rows[self.starts]
         self.true = self.all_true[self.kept_rows]

@@ -114,7 +114,7 @@ def _roughly(hunt: Hunt, method: Callable[[Hunt], None]) -> None:
     """Use a method on some of the images; what it found gets the threshold that is best for all of them."""
     full = hunt.objective
     assert isinstance(full, Objective)
-    chosen = np.arange(len(full.entries.targets)) % (full.values.shape[1] // ROUGH) == 0
+    chosen = np.arange(full.entries.shape[0]) % (full.values.shape[1] // ROUGH) == 0
     rough = Hunt(Objective(full.entries.of_images(chosen), full.beta, full.by_class), hunt.best, hunt.deadline)
     rough.best = rough.best._replace(score=-np.inf)
     with contextlib.suppress(OutOfTimeError):
