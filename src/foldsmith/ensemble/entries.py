@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from foldsmith.data.oof_files import check_range
 from foldsmith.ensemble.file import blend
 from foldsmith.ensemble.members import OofData
+from foldsmith.ensemble.threads import in_threads
 from foldsmith.fbeta import fbeta_of_counts
 from foldsmith.metrics import Probabilities, best_fbeta
 
@@ -74,21 +75,8 @@ def read_entries(data: OofData, floor: float) -> Entries:
     Raises:
         UserError: values are NaN or out of range; names the file.
     """
-    parts: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
-    classes, lowest = data.targets.shape[1], data.members[0].lowest
-    for fold, rows in enumerate(data.members[0].rows):
-        for first in range(0, len(rows), MAPPED):
-            # Mapped anew now and then, for what was read counts as this process's memory while it is mapped.
-            maps = [member.map(fold)[first : first + MAPPED] for member in data.members]
-            for start in range(0, len(maps[0]), CHUNK):
-                chunk = [values[start : start + CHUNK] for values in maps]
-                least, most = _extremes(chunk)
-                if not (least.min() >= lowest and most.max() <= 1):  # NaN fails too
-                    for member, values in zip(data.members, chunk, strict=True):
-                        check_range(values, member.files[fold], lowest)
-                flat = np.flatnonzero(most.reshape(-1) > np.float32(below(floor)))
-                position = rows[first + start + flat // classes] * classes + flat % classes
-                parts.append((np.stack([part.reshape(-1)[flat] for part in chunk]), position))
+    folds = in_threads(lambda fold: _read_fold(data, fold, floor), range(len(data.members[0].rows)))
+    parts, classes = [part for fold in folds for part in fold], data.targets.shape[1]
     position = np.concatenate([part for _, part in parts])
     order = np.argsort(position, kind="stable")
     position = position[order]
@@ -99,6 +87,25 @@ def read_entries(data: OofData, floor: float) -> Entries:
     labels = np.stack(np.nonzero(data.targets)).astype(np.int32)
     is_label = data.targets.reshape(-1)[position]
     return Entries(values, images, columns, is_label, labels, data.targets.shape, floor)
+
+
+def _read_fold(data: OofData, fold: int, floor: float) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The members' values and the flat positions of one fold's entries, in parts."""
+    parts = []
+    rows, classes, lowest = data.members[0].rows[fold], data.targets.shape[1], data.members[0].lowest
+    for first in range(0, len(rows), MAPPED):
+        # Mapped anew now and then, for what was read counts as this process's memory while it is mapped.
+        maps = [member.map(fold)[first : first + MAPPED] for member in data.members]
+        for start in range(0, len(maps[0]), CHUNK):
+            chunk = [values[start : start + CHUNK] for values in maps]
+            least, most = _extremes(chunk)
+            if not (least.min() >= lowest and most.max() <= 1):  # NaN fails too
+                for member, values in zip(data.members, chunk, strict=True):
+                    check_range(values, member.files[fold], lowest)
+            flat = np.flatnonzero(most.reshape(-1) > np.float32(below(floor)))
+            position = rows[first + start + flat // classes] * classes + flat % classes
+            parts.append((np.stack([part.reshape(-1)[flat] for part in chunk]), position))
+    return parts
 
 
 def _extremes(chunk: list[Probabilities]) -> tuple[Probabilities, Probabilities]:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from foldsmith.ensemble.entries import Entries, choose_floor, read_entries
-from foldsmith.ensemble.hunt import SPAN, in_threads
+from foldsmith.ensemble.hunt import SPAN
 from foldsmith.ensemble.members import OofData
 from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, blended, normalized
 from foldsmith.ensemble.optimizers import run
+from foldsmith.ensemble.threads import in_threads
 from foldsmith.metrics import Metric, Probabilities
 
 WORKING = 0.65  # of the way from the proved floor to the threshold of equal weights: the search's own floor

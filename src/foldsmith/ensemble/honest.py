@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.ensemble.fit import SMALL, Problem
-from foldsmith.ensemble.hunt import in_threads
 from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, blended, normalized
 from foldsmith.ensemble.optimizers import climb, run
+from foldsmith.ensemble.threads import in_threads
 from foldsmith.ensemble.thresholds import Rule
 from foldsmith.metrics import Probabilities
 

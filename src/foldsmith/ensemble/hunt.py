@@ -1,11 +1,7 @@
 """What every method of the search has in common: evaluations under a deadline, and the best point met so far."""
 
-import os
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +9,6 @@ from numpy.typing import NDArray
 from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, normalized
 
 SPAN = 0.1  # of thresholds around the start's that scipy's methods may reach
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class OutOfTimeError(Exception):
@@ -64,9 +57,3 @@ class Hunt:
         """Weights in 0..1, the threshold near where it is."""
         near = [] if self.best.threshold is None else [(self.best.threshold - SPAN, self.best.threshold + SPAN)]
         return [(0.0, 1.0)] * self.objective.members + near
-
-
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """A function of every item, on all cores: numpy lets go of Python's lock while it computes."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(function, items))

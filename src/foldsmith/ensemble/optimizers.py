@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import differential_evolution, minimize
 
-from foldsmith.ensemble.hunt import SPAN, Hunt, OutOfTimeError, in_threads
+from foldsmith.ensemble.hunt import SPAN, Hunt, OutOfTimeError
 from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weights, normalized
 from foldsmith.ensemble.smooth import smooth_loss
+from foldsmith.ensemble.threads import in_threads
 
 GAIN = 1e-9  # of the score that counts as one
 STILL = 1e-5  # a sweep of lines that gains less is the last

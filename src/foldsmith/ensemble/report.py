@@ -11,8 +11,8 @@ from foldsmith.ensemble.budget import Choice
 from foldsmith.ensemble.file import Ensemble, Member
 from foldsmith.ensemble.fit import Problem
 from foldsmith.ensemble.honest import Worth
-from foldsmith.ensemble.hunt import in_threads
 from foldsmith.ensemble.objective import DenseObjective, Objective, Point, blended, in_order
+from foldsmith.ensemble.threads import in_threads
 from foldsmith.ensemble.thresholds import Rule
 from foldsmith.metrics import Best, best_constant_labels, best_fbeta
 

@@ -97,6 +97,7 @@ def _judge(problem: Problem, best: Point, rule: Rule, options: Options) -> Repor
     thresholds, score = best.threshold, best.score
     if not rule.is_joint:
         assert best.threshold is not None
+        print("thresholds of their own and limits are fitted to whole blends: the files are read again for each")
         blend = problem.blend(best.weights)
         fitted = rule.fit(blend, problem.data.targets, problem.metric, best.threshold)
         score = float(rule.row_scores(blend, problem.data.targets, problem.metric, fitted).mean())
