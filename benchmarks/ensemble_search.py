@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the blend search costs and finds at the size of iMet 2019: 109,237 images, 1,103 classes, 7 models of 5 folds.
 
-benchmarks/ensemble_search.py --data /tmp/imet_oof        makes the data there (3.2 GB, a minute or two), or uses what is
+benchmarks/ensemble_search.py --data /tmp/imet_oof      makes the data there (3.2 GB, a minute or two), or uses what is
 
 Prints the time of one evaluation in the dense form that was published and in ours, the largest difference of their
 scores, what each optimiser finds on the same objective, and the whole command's time and memory.
