@@ -26,11 +26,15 @@ GROUPS = {
             "models.weights",
             "inference.predict",
             "inference.ensemble",
+            "inference.command",
             "inference.kernel",
         ],
         {"albumentations", "scipy", "sklearn", "matplotlib", "iterstrat", "foldsmith.training", "foldsmith.losses"},
     ),
-    "search": (["ensemble.objective", "ensemble.search", "ensemble.members"], {"torch", "foldsmith.training", "timm"}),
+    "search": (
+        ["ensemble.objective", "ensemble.search", "ensemble.members", "ensemble.pictures"],
+        {"torch", "foldsmith.training", "timm"},
+    ),
 }
 
 

@@ -62,7 +62,24 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--output", type=Path, required=True, metavar="NEW.yml")
     convert.add_argument("--no-cosine", action="store_true", help="keep the scheduler where there is a cosine section")
     convert.add_argument("--force", action="store_true", help="replace --output where it exists")
+    encrypt = tools.add_parser("encrypt", help="write FILE.enc of each file, for weights in public datasets")
+    encrypt.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    encrypt.add_argument("--decrypt", action="store_true", help="the other way: FILE of each FILE.enc")
     return parser
+
+
+def _encrypt(args: argparse.Namespace) -> None:
+    from foldsmith.crypt import decrypt_file, encrypt_file
+    from foldsmith.inference.find import SUFFIX, read_passphrase
+
+    for path in args.files:
+        if not path.is_file() or (args.decrypt and path.suffix != SUFFIX):
+            raise UserError(f"is no file{f' that ends in {SUFFIX}' if args.decrypt else ''}", file=path)
+    passphrase = read_passphrase(args.files[0])
+    for path in args.files:
+        target = path.with_suffix("") if args.decrypt else path.with_name(path.name + SUFFIX)
+        (decrypt_file if args.decrypt else encrypt_file)(path, target, passphrase)
+        print(target)
 
 
 def _folds(args: argparse.Namespace) -> None:
@@ -146,6 +163,7 @@ TOOLS = {
     "pseudo-label": _pseudo_label,
     "lr-find": _lr_find,
     "convert-config": _convert_config,
+    "encrypt": _encrypt,
     "schema": _schema,
     "demo": _demo,
     "demo-weights": _demo_weights,

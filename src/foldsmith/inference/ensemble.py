@@ -56,6 +56,13 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
     """
     budget = options.budget or Budget(None)
     check_writable(options.output)
+    unnamed = [member.name for member in ensemble.members if not member.weights]
+    if unnamed:
+        raise UserError(
+            f"names no weights of {', '.join(unnamed)}: it was made from predictions of the older layout",
+            key="members",
+            hint="name weights and their sha256 there, or blend predictions with --mean",
+        )
     weights = find_weights(ensemble, options.model_roots)
     work = _Work(ensemble, weights, options)
     if not work.parts.folder.is_dir():

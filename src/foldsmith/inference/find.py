@@ -1,6 +1,9 @@
 """Finding what a kernel's inputs hold: weights files by name and hash, the competition's folder by its name."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,21 +12,30 @@ from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_file
 
+PASSPHRASE = "FOLDSMITH_PASSPHRASE"
+SUFFIX = ".enc"  # of files that `foldsmith encrypt` wrote
 INPUT_ROOTS = (Path("../input"), Path("/kaggle/input"))
 
 
 def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     """The file of every weights name in the ensemble, searched for below the roots; all that is wrong in one error.
 
-    A file counts when its sha256 is the ensemble's; copies are fine.
+    A file counts when its sha256 is the ensemble's; copies are fine. Where there is only `<name>.enc`, it is decrypted
+    into a private temporary folder that vanishes with the process.
     """
     wanted = {
         name: sha256 for member in ensemble.members for name, sha256 in zip(member.weights, member.sha256, strict=True)
     }
     candidates: dict[str, list[Path]] = {name: [] for name in wanted}
+    sealed: dict[str, list[Path]] = {}
     for path in _files_below(roots):
         if path.name in candidates:
             candidates[path.name].append(path)
+        elif path.name.removesuffix(SUFFIX) in candidates:
+            sealed.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
+    for name, paths in sealed.items():
+        if not candidates[name]:
+            candidates[name] = [_decrypted(path, name) for path in paths]
     missing = [name for name, paths in candidates.items() if not paths]
     if missing:
         raise UserError(
@@ -41,6 +53,29 @@ def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     if wrong:
         raise UserError("weights are not those of the ensemble:\n  " + "\n  ".join(wrong), code=EXIT_UNTRUSTED)
     return found
+
+
+def _decrypted(path: Path, name: str) -> Path:
+    """A decrypted copy in a folder that only this user can read."""
+    from foldsmith.crypt import decrypt_file  # most machines need no cryptography
+
+    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    decrypt_file(path, folder / name, read_passphrase(path))
+    return folder / name
+
+
+def read_passphrase(path: Path) -> str:
+    """The passphrase of encrypted weights: from the environment, or from a Kaggle secret of the same name."""
+    if PASSPHRASE in os.environ:
+        return os.environ[PASSPHRASE]
+    try:
+        from kaggle_secrets import UserSecretsClient  # type: ignore[import-not-found]
+
+        return str(UserSecretsClient().get_secret(PASSPHRASE))
+    except ImportError:
+        hint = f"set the environment variable {PASSPHRASE} (in a Kaggle kernel: a secret of that name)"
+        raise UserError("is encrypted, and there is no passphrase", file=path, hint=hint) from None
 
 
 def _files_below(roots: Sequence[Path]) -> Iterator[Path]:
