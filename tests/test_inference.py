@@ -20,49 +20,13 @@ from foldsmith.inference.parts import Parts
 from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.models.weights import config_of, load_model, read_header
 from tests.conftest import DATA, competition, infer
+from tests.test_killed_inference import is_valid
 
 CPU = torch.device("cpu")
 
 
 class Killed(BaseException):
     """Ends a run like a kill: nothing catches it."""
-
-
-def is_valid(path: Path, few: Path) -> bool:
-    return read_csv(path).column("id") == read_csv(few / "sample_submission.csv").column("id")
-
-
-@pytest.mark.parametrize("fold", range(4))
-@pytest.mark.parametrize("batch", [0, 2])
-def test_a_killed_run_leaves_a_valid_file_and_goes_on_to_the_same_bytes(
-    chain, few, whole, tmp_path, monkeypatch, fold, batch
-):
-    """Killed in the fold-th fold of all members, after some batches."""
-    calls = []
-    real = ensemble.predict
-
-    def dying(model, images, pipeline, views, title, *, merge, before_batch):
-        calls.append(title)
-
-        def counted(done):
-            if len(calls) == fold + 1 and done >= batch * pipeline.batch_size:
-                raise Killed
-            return before_batch(done)
-
-        return real(model, images, pipeline, views, title, merge=merge, before_batch=counted)
-
-    output = tmp_path / "s.csv"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(ensemble, "predict", dying)
-        infer(chain, output, "--data", str(few))
-    assert is_valid(output, few)
-    assert len(list((tmp_path / "s.csv.parts").glob("*.npy"))) == fold if fold else True
-
-    run = []
-    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
-    infer(chain, output, "--data", str(few))
-    assert output.read_bytes() == whole and len(run) == 4 - fold, "finished folds are not predicted again"
-    assert not (tmp_path / "s.csv.parts").exists()
 
 
 def test_parts_of_other_weights_do_not_count(chain, few, whole, tmp_path, monkeypatch):

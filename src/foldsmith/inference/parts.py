@@ -1,5 +1,6 @@
 """Finished predictions of a run that may be killed: `<output>.parts/` holds a file a fold, found again by its hash."""
 
+import glob
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ class Parts:
     """The folder of a run's finished predictions. A file counts only where all that it was made from is the same."""
 
     def __init__(self, output: Path, shape: tuple[int, int]) -> None:
+        self.output = output
         self.folder = output.with_name(output.name + ".parts")
         self.shape = shape  # (images, classes)
 
@@ -33,8 +35,10 @@ class Parts:
             np.lib.format.write_array(file, probabilities, allow_pickle=False)
 
     def remove(self) -> None:
-        """All of it: the run is finished."""
+        """All of it: the run is finished. What a killed one was just writing goes too."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _path(self, made_from: Mapping[str, Any]) -> Path:
         return self.folder / f"{sha256_json(made_from)[:32]}.npy"
