@@ -22,7 +22,7 @@ METHODS = "auto, uniform, line, slsqp, greedy, powell, nelder-mead, differential
 def speed(text: str) -> tuple[str, float]:
     """name=images a second"""
     name, _, number = text.rpartition("=")
-    if not name or not float(number) > 0:
+    if not name or not 0 < float(number) < float("inf"):
         raise ValueError(text)
     return name, float(number)
 

@@ -64,3 +64,26 @@ def test_arguments_that_exclude_each_other(capsys):
         with pytest.raises(SystemExit) as caught:
             ensemble_inference.main(words)
         assert caught.value.code == 2
+
+
+def test_what_is_no_probability_is_refused(tmp_path):
+    for number, value in enumerate(["3", "nan", "0.5"]):
+        (tmp_path / f"{number}.csv").write_text(f"id,cat\nx,{value}\n")
+    for number in (0, 1):
+        with pytest.raises(UserError, match="holds values that are no probabilities"):
+            ensemble_inference.main(["--mean", str(tmp_path / f"{number}.csv"), "--output", str(tmp_path / "o.csv")])
+    for words, message in [
+        (["--threshold", "nan"], "expected a number in 0..1, got nan"),
+        (["--threshold", "20"], "expected a number in 0..1, got 20.0"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            ensemble_inference.main(["--mean", str(tmp_path / "2.csv"), *words])
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_one_label_here_and_there_is_no_single_label_task(tmp_path):
+    for number, label in enumerate("ABC"):
+        (tmp_path / f"{number}.csv").write_text(f"id,tags\nx,{label}\ny,A B\n")
+    files = [str(tmp_path / f"{number}.csv") for number in range(3)]
+    ensemble_inference.main(["--vote", *files, "--output", str(tmp_path / "v.csv")])
+    assert (tmp_path / "v.csv").read_text() == "id,tags\nx,\ny,A B\n"

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from foldsmith.data.sheets import read_csv
+from foldsmith.ensemble.file import read_ensemble
+from foldsmith.errors import UserError
 from foldsmith.inference import ensemble
 from foldsmith.inference import predict as predict_module
 from foldsmith.inference.parts import Parts
 from foldsmith.inference.submission import Submission
-from tests.conftest import Chain, infer
+from tests.conftest import Chain, competition, infer
 
 
 def is_valid(path: Path, few: Path) -> bool:
@@ -71,3 +73,32 @@ def test_a_killed_run_leaves_a_valid_file_and_goes_on_to_the_same_bytes(
     infer(chain, output, "--data", str(few))
     assert output.read_bytes() == whole and len(run) == 4 - finished, "finished folds are not predicted again"
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_a_stale_folder_of_parts_does_not_stand_for_a_submission(chain, few, tmp_path):
+    (tmp_path / "s.csv.parts").mkdir()
+    (tmp_path / "s.csv").write_text("id,attribute_ids\nof other data,1\n")
+    with pytest.raises(UserError, match="the deadline came"):
+        infer(chain, tmp_path / "s.csv", "--data", str(few), "--deadline", "1s", "--started-at", "0")
+    assert is_valid(tmp_path / "s.csv", few)
+    (tmp_path / "t.csv.parts").write_text("mine")
+    with pytest.raises(UserError, match="is in the way"):
+        infer(chain, tmp_path / "t.csv", "--data", str(few))
+
+
+def test_broken_images_are_remembered(chain, few, tmp_path):
+    """By a run that goes on, and by kept predictions. A missing image is a broken one."""
+    ids = read_csv(few / "sample_submission.csv").column("id")
+    data = competition(tmp_path / "data", ids)
+    (data / "test" / f"{ids[3]}.jpg").write_bytes(b"")
+    (data / "test" / f"{ids[5]}.jpg").unlink()
+    whole = infer(chain, tmp_path / "whole.csv", "--data", str(data)).read_bytes()
+    killed_run(chain, data, tmp_path / "s.csv", "wrote", 2)
+    kept = tmp_path / "kept"
+    infer(chain, tmp_path / "s.csv", "--data", str(data), "--keep-predictions", str(kept))
+    assert (tmp_path / "s.csv").read_bytes() == whole
+    infer(chain, tmp_path / "again.csv", "--from-predictions", str(kept))
+    assert (tmp_path / "again.csv").read_bytes() == whole
+    rows = read_csv(tmp_path / "s.csv").rows
+    prior = set(read_ensemble(chain.ensemble).prior)
+    assert set(rows[3][1].split()) == set(rows[5][1].split()) == prior

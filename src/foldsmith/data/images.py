@@ -31,13 +31,19 @@ class ImageError(Exception):
 
 
 def find_images(
-    folder: Path, ids: Sequence[str], extension: str | None = None, elsewhere: Path | None = None
+    folder: Path,
+    ids: Sequence[str],
+    extension: str | None = None,
+    elsewhere: Path | None = None,
+    *,
+    missing_ok: bool = False,
 ) -> list[Path]:
     """The image file of every id: `<id><extension>`, or the id itself where it already names a file.
 
     Args:
         extension: such as ".jpg"; by default each id's file is found among the usual ones.
         elsewhere: a second folder, for those that the first does not have.
+        missing_ok: give paths that do not exist for missing files, but for all of them.
 
     Raises:
         UserError: with the count of missing files and the first five; or when two files fit one id.
@@ -67,7 +73,7 @@ def find_images(
     if missing and elsewhere is not None:
         there = dict(zip(missing, find_images(elsewhere, missing, extension), strict=True))
         return [there.get(name, path) for name, path in zip(ids, paths, strict=True)]
-    if missing:
+    if missing and not (missing_ok and len(missing) < len(ids)):
         first = ", ".join(missing[:5])
         tried = extension or ", ".join(EXTENSIONS)
         raise UserError(

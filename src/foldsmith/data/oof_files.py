@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -30,7 +30,7 @@ class Sidecar:
     threshold: float | None  # None: the metric has none
     views: list[str]
     speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
-    merge: str = "mean"  # of the views
+    merge: Literal["mean", "logits", "max", "geometric"] = "mean"  # of the views
 
 
 def sidecar_path(npy: Path) -> Path:

@@ -22,13 +22,16 @@ from foldsmith.metrics import Probabilities
 FORMAT: Literal["foldsmith-ensemble-1"] = "foldsmith-ensemble-1"
 
 
+Merge = Literal["mean", "logits", "max", "geometric"]
+
+
 class Member(Section):
     """One model: all its folds, averaged."""
 
     name: str
     weight: float = Field(gt=0)
     views: Annotated[list[str], Field(min_length=1)] = Field(description="the views of its OOF predictions")
-    merge: str = Field("mean", description="how the views' probabilities become one")
+    merge: Merge = Field("mean", description="how the views' probabilities become one")
     oof: list[str] = Field(description="names of its OOF files, a fold each")
     weights: list[str] = Field(description="names of its weights files, a fold each; none of the older layout's")
     sha256: list[str] = Field(description="of the weights files, in the same order")
@@ -70,6 +73,17 @@ class Ensemble(Section):
     prior: list[str] = Field(description="the labels to predict where nothing is known of an image")
     members: Annotated[list[Member], Field(min_length=1)] = Field(description="in the order in which they are summed")
     prefix_thresholds: list[float] = Field(description="the best threshold of the first 1, 2, ... members")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Ensemble":
+        names = [member.name for member in self.members]
+        if len(set(names)) < len(names):
+            raise ValueError(f"members have names of their own, got {', '.join(names)}")
+        if self.max_labels is not None and self.max_labels < self.min_labels:
+            raise ValueError(f"min_labels is at most max_labels, got {self.min_labels} and {self.max_labels}")
+        if self.threshold is not None and len(self.prefix_thresholds) != len(names):
+            raise ValueError(f"{len(names)} members need as many prefix_thresholds, got {len(self.prefix_thresholds)}")
+        return self
 
 
 def find_ensemble(path: Path) -> Path:

@@ -10,7 +10,7 @@ from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weigh
 from foldsmith.ensemble.optimizers import climb, run
 from foldsmith.ensemble.threads import in_threads
 from foldsmith.ensemble.thresholds import Rule
-from foldsmith.metrics import Probabilities
+from foldsmith.metrics import Probabilities, Targets, decide
 
 RESAMPLES = 1000  # of the images, where a score is a mean over images
 COSTLY_RESAMPLES = (20, 100)  # at least and at most, where it is computed anew for each
@@ -32,7 +32,7 @@ class Held:
 class Worth:
     """Held-out scores, by kind: weights, thresholds and the choice of the single are made without the fold scored."""
 
-    nested: dict[str, float]  # means over folds, each counting by its images
+    nested: dict[str, float]  # over the images of all folds
     intervals: dict[str, list[float]]  # hold 95 % of the resamples
     beats: dict[str, float]  # share of resamples in which the blend is better than "uniform", "single"
 
@@ -55,8 +55,7 @@ def worth(problem: Problem, method: str, seconds: float, rule: Rule) -> Worth:
     """
     fold_of = problem.data.fold_of
     folds = in_threads(lambda fold: _hold_out(problem, fold, method, seconds, rule), range(fold_of.max() + 1))
-    share = np.bincount(fold_of) / len(fold_of)
-    nested = {kind: float(sum(s * held[kind].score for s, held in zip(share, folds, strict=True))) for kind in KINDS}
+    nested = _nested(problem, folds)
     drawn = _resample(problem, folds)
     sign = 1 if problem.metric.larger_is_better else -1
     return Worth(
@@ -96,7 +95,9 @@ def _held(problem: Problem, fold: int, objective: Objective | DenseObjective | N
         blend, targets = problem.blend(point.weights), problem.data.targets
         fitted = rule.fit(blend[~inside], targets[~inside], metric, point.threshold)
         rows = rule.row_scores(blend[inside], targets[inside], metric, fitted)
-        return Held(float(rows.mean()), None if metric.by_class else rows, blend[inside] - fitted)
+        decided = decide(blend[inside], fitted.tolist(), rule.min_labels, rule.max_labels)
+        values = np.where(decided, np.float32(1), np.float32(-1))
+        return Held(float(rows.mean()), None if metric.by_class else rows, values)
     if isinstance(objective, Objective) and not metric.by_class:
         assert point.threshold is not None
         rows = objective.row_scores(point.weights, point.threshold)
@@ -106,6 +107,22 @@ def _held(problem: Problem, fold: int, objective: Objective | DenseObjective | N
     values = blended([member.map(fold) for member in problem.data.members], point.weights)
     score = metric.score(values, targets, point.threshold)
     return Held(score, None, values - np.float32(point.threshold or 0))
+
+
+def _nested(problem: Problem, folds: list[dict[str, Held]]) -> dict[str, float]:
+    """Scores over all folds: means over images or, where the metric is none, the score of the folds put together."""
+    if all(held[kind].rows is not None for held in folds for kind in KINDS):
+        share = np.bincount(problem.data.fold_of) / len(problem.data.fold_of)
+        return {k: float(sum(s * held[k].score for s, held in zip(share, folds, strict=True))) for k in KINDS}
+    values, targets = _together(problem, folds)
+    return {kind: problem.metric.score(values[kind], targets, 0.0) for kind in KINDS}
+
+
+def _together(problem: Problem, folds: list[dict[str, Held]]) -> tuple[dict[str, Probabilities], Targets]:
+    """Held-out values of all folds less their thresholds, and the labels, fold after fold."""
+    order = np.concatenate([rows for rows in problem.data.members[0].rows])
+    values = {kind: np.concatenate([held[kind].values for held in folds]) for kind in KINDS}
+    return values, problem.data.targets[order]
 
 
 def _resample(problem: Problem, folds: list[dict[str, Held]]) -> dict[str, NDArray[np.float64]]:
@@ -118,9 +135,7 @@ def _resample(problem: Problem, folds: list[dict[str, Held]]) -> dict[str, NDArr
             counts = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)
             means[number] = rows @ counts / images
         return dict(zip(KINDS, means.T, strict=True))
-    order = np.concatenate([rows for rows in problem.data.members[0].rows])
-    targets = problem.data.targets[order]
-    values = {kind: np.concatenate([held[kind].values for held in folds]) for kind in KINDS}
+    values, targets = _together(problem, folds)
     scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(int(np.clip(2e8 / targets.size, *COSTLY_RESAMPLES))):
         drawn = rng.integers(0, images, images)

@@ -23,11 +23,14 @@ def draw(
 ) -> None:
     """Write a PNG.
 
+    A "$" in a name is a dollar, not a formula.
+
     Args:
         correlation: (members, members).
         weights: (members,).
         curves: thresholds and scores by name; none for metrics without a threshold.
     """
+    names = [name.replace("$", r"\$") for name in names]
     width = 15 if curves else 10
     figure = Figure(figsize=(width, 2.2 + max(2.5, 0.32 * len(names))), layout="constrained")
     FigureCanvasAgg(figure)

@@ -69,10 +69,16 @@ def describe(
         min_labels=rule.min_labels,
         max_labels=rule.max_labels,
         classes_sha256=data.classes_sha256,
-        prior=[data.classes[index] for index in best_constant_labels(data.targets)],
+        prior=[data.classes[index] for index in _prior(problem)],
         members=[_member(problem, report, index, folds[index], ips[index]) for index in order],
         prefix_thresholds=thresholds,
     )
+
+
+def _prior(problem: Problem) -> list[int]:
+    """Classes to predict where nothing is known of an image: as many as score best, one where an image has one."""
+    most_frequent = best_constant_labels(problem.data.targets)
+    return most_frequent[:1] if problem.data.task == "multiclass" else most_frequent
 
 
 def _member(problem: Problem, report: Report, index: int, folds: int, ips: float | None) -> Member:

@@ -72,8 +72,8 @@ def search(target: str, oof: Sequence[Path], options: Options | None = None) -> 
 
     report = _judge(problem, best, rule, options)
     ensemble = describe(problem, report, rule, folds, ips, hours)
-    write_ensemble(path, ensemble)
     draw_report(path.with_suffix(".png"), problem, report)
+    write_ensemble(path, ensemble)  # last: whatever fails leaves the old one
     print_report(problem, report, ensemble, path)
     return path
 
@@ -151,6 +151,8 @@ def _load(oof: Sequence[Path], options: Options) -> tuple[OofData, Weights | Non
     given = np.array([weight for _, weight in listed]) if listed else None
     files = [path for path, _ in listed] or list(oof)
     if options.folds is None or options.train_csv is None:
+        if len({(path.parent, path.name.rpartition("_f")[0]) for path in files}) < len(listed):
+            raise UserError("lists a model twice", file=lists[0])
         older = [path for path in files if is_older_name(path)]
         if older:
             hint = "--folds folds.npy --train-csv train.csv"

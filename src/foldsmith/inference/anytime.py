@@ -55,6 +55,7 @@ class MembersRun:
         self.budget, self.lanes, self.say = budget, lanes, say
         self.watch = Stopwatch(images, guesses or [None] * len(jobs))
         self.cut = False  # something was left out
+        self.stopped = False  # no lane begins another batch
 
     def run(self) -> list[Probabilities]:
         """Probabilities of the members that were finished; the last may stand on some of its folds alone."""
@@ -76,7 +77,10 @@ class MembersRun:
             yield from map(self._predict_member, range(len(self.jobs)))
             return
         with ThreadPoolExecutor(self.lanes, thread_name_prefix="member") as pool:
-            yield from pool.map(self._predict_member, range(len(self.jobs)))
+            try:
+                yield from pool.map(self._predict_member, range(len(self.jobs)))
+            finally:
+                self.stopped = True  # else the pool waits until running members are done
 
     def _predict_member(self, member: int) -> tuple[Probabilities | None, int]:
         """The sum over the folds that could be finished, in float32 in their order, and their number."""
@@ -102,7 +106,7 @@ class MembersRun:
         def before_batch(images: int) -> int:
             now = self.budget.clock()
             longest = now - batches[-1][0] if batches else 0.0
-            if self.budget.left < longest or self.budget.left <= 0:
+            if self.stopped or self.budget.left < longest or self.budget.left <= 0:
                 raise DeadlineReached
             if len(batches) > 1:  # the first batch warms up
                 (began, before, _), views = batches[1], [views for _, _, views in batches[1:]]
@@ -126,7 +130,10 @@ class MembersRun:
         left = self.budget.left * self.lanes
         if member > 0 and folds == self.jobs[member].folds and rest[0].seconds * RESERVE * folds > left:
             return 0  # not even one view: what has been found is better than half a member
-        return plan_views(left, rest)[0]
+        views = plan_views(left, rest)[0]
+        while views > 1 and rest[0].folds * views * rest[0].seconds * RESERVE > self.budget.left:
+            views -= 1  # a member runs on one lane
+        return views
 
     def _leave_out(self, member: int) -> None:
         names = [job.name for job in self.jobs[member:]]

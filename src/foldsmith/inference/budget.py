@@ -87,7 +87,8 @@ class Stopwatch:
         if not self.measured:
             return 0.0
         guess = self.guesses[member]
-        known = [(seconds, self.guesses[other]) for other, seconds in self.measured.items()]
+        measured = list(self.measured.items())  # another thread may add one
+        known = [(seconds, self.guesses[other]) for other, seconds in measured]
         ratios = [seconds / other for seconds, other in known if other]
         if guess and ratios:
             return guess * sum(ratios) / len(ratios)

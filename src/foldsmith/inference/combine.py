@@ -55,11 +55,12 @@ def vote(files: Sequence[Path], output: Path) -> None:
     if any(len(sheet.columns) != 2 for sheet in sheets):
         raise UserError("a vote needs submissions of two columns, id and labels", key="--vote")
     separator = find_separator([row[1] for sheet in sheets for row in sheet.rows])
+    single = all(row[1] and separator not in row[1].strip() for sheet in sheets for row in sheet.rows)
     lines = [sheets[0].columns]
     for rows in zip(*(sheet.rows for sheet in sheets), strict=True):
         labels = [row[1].split(separator) if row[1] else [] for row in rows]
         counts = Counter(label for each in labels for label in dict.fromkeys(each))
-        if all(len(each) == 1 for each in labels):
+        if single:
             chosen = [counts.most_common(1)[0][0]]
         else:
             chosen = [label for label, count in counts.items() if 2 * count > len(files)]
@@ -70,7 +71,7 @@ def vote(files: Sequence[Path], output: Path) -> None:
 
 def _load(files: Sequence[Path]) -> list[Probabilities]:
     """Predictions that lie in one form: beside each file there is the same predictions.json."""
-    forms = {path.parent: read_form(path.parent, Path()) for path in files}
+    forms = {path.parent: read_form(path.parent, Path()).submission for path in files}
     first, *others = forms.values()
     for folder, form in zip(list(forms)[1:], others, strict=True):
         if form.tokens != first.tokens or form.sample.rows != first.sample.rows:
@@ -85,7 +86,8 @@ def _submit(
         raise UserError("the threshold is missing", key="--threshold", hint="name it, or the ensemble file")
     chosen = threshold if threshold is not None or ensemble is None else ensemble.threshold
     limits = (ensemble.min_labels, ensemble.max_labels) if ensemble else (0, None)
-    what = read_form(folder, output).write(probabilities, decide(probabilities, chosen, *limits), [], [])
+    form = read_form(folder, output)
+    what = form.submission.write(probabilities, decide(probabilities, chosen, *limits), form.prior, form.bad)
     print(f"written: {output} ({len(probabilities)} images, {what})")
 
 
@@ -104,6 +106,9 @@ def _average_csv(files: Sequence[Path], way: str, output: Path) -> None:
         raise UserError(
             f"holds something else than probabilities: {error}", file=files[0], hint="--vote combines labels"
         ) from None
+    for sheet, member in zip(sheets, members, strict=True):
+        if not ((member >= 0) & (member <= 1)).all():  # False for NaN too
+            raise UserError("holds values that are no probabilities", file=sheet.path, hint="--vote combines labels")
     texts = _average(members, way).astype(str)
     lines = [[row[0], *values] for row, values in zip(sheets[0].rows, texts, strict=True)]
     write_text(output, "".join(csv_line(line) for line in [sheets[0].columns, *lines]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foldsmith.ensemble.file import find_ensemble, read_ensemble
+from foldsmith.errors import UserError
 from foldsmith.inference.budget import Budget, parse_duration, seconds_since_start
 from foldsmith.inference.combine import combine, submit_predictions
 from foldsmith.inference.ensemble import Options, run_ensemble
@@ -21,7 +22,9 @@ def run_command(args: Namespace, usage_error: Callable[[str], Any]) -> None:
         usage_error("--vote, --mean, --geometric and --from-predictions exclude each other")
     if args.ensemble is None and not ways:
         usage_error("the ensemble file is missing")
-    if args.threshold is not None and not (args.from_predictions or ways):
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise UserError(f"expected a number in 0..1, got {args.threshold}", key="--threshold")
+    if args.threshold is not None and not (args.from_predictions or (ways and ways != ["vote"])):
         usage_error("--threshold goes with --from-predictions, --mean or --geometric")
     ensemble = None if args.ensemble is None else read_ensemble(find_ensemble(args.ensemble))
     if ways:
@@ -46,5 +49,7 @@ def budget(deadline: str | None, started_at: float | None) -> Budget:
     """The time until the deadline, counted from `started_at` (seconds since 1970) or from this process's start."""
     if deadline is None:
         return Budget(None)
+    if started_at is not None and not 0 <= started_at <= time.time() + 1:
+        raise UserError(f"{started_at} is no time in the past", key="--started-at", hint="seconds since 1970: date +%s")
     elapsed = seconds_since_start() if started_at is None else time.time() - started_at
     return Budget(parse_duration(deadline), started=time.monotonic() - elapsed)

@@ -26,7 +26,7 @@ from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.find import find_weights, locate_data
 from foldsmith.inference.parts import Parts
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.inference.predictions import save_predictions
+from foldsmith.inference.predictions import FORM, save_predictions
 from foldsmith.inference.submission import Submission, check_writable
 from foldsmith.inference.views import expand_views, margin_of
 from foldsmith.metrics import Probabilities, decide
@@ -48,14 +48,16 @@ class Options:
 def run_ensemble(ensemble: Ensemble, options: Options) -> None:
     """Predict the test images and write the submission.
 
-    The first thing written, where no submission stands yet, is a valid one of the most frequent labels; it is improved
-    after every member.
+    The first thing written is a valid submission of the most frequent labels, unless a killed run left a better one; it
+    is improved after every member.
 
     Raises:
         UserError: code 5 when the deadline came before all was done; the submission is valid then.
     """
     budget = options.budget or Budget(None)
     check_writable(options.output)
+    if options.keep_predictions is not None:
+        check_writable(options.keep_predictions / FORM)
     unnamed = [member.name for member in ensemble.members if not member.weights]
     if unnamed:
         raise UserError(
@@ -65,7 +67,7 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
         )
     weights = find_weights(ensemble, options.model_roots)
     work = _Work(ensemble, weights, options)
-    if not work.parts.folder.is_dir():
+    if not (work.goes_on() and work.submission.stands()):
         work.submission.write_prior(ensemble.prior)
     jobs = [MemberJob(member.name, len(member.weights), expand_views(member.views)) for member in ensemble.members]
     speeds = [member.images_per_second for member in ensemble.members]
@@ -83,7 +85,8 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
             code=EXIT_DEADLINE,
         )
     if options.keep_predictions is not None:
-        save_predictions(options.keep_predictions, work.submission, [job.name for job in jobs], predictions)
+        names, bad = [job.name for job in jobs], sorted(work.images.bad)
+        save_predictions(options.keep_predictions, work.submission, names, predictions, ensemble.prior, bad)
     work.parts.remove()
 
 
@@ -110,6 +113,10 @@ class _Work:
         self.ensemble, self.weights = ensemble, weights
         self.headers = {name: read_header(path) for name, path in weights.items()}
         self.classes = _classes(ensemble, self.headers)
+        if isinstance(ensemble.threshold, list) and len(ensemble.threshold) != len(self.classes):
+            raise UserError(
+                f"{len(ensemble.threshold)} thresholds do not fit {len(self.classes)} classes", key="threshold"
+            )
         self.order = {name: _order(header, self.classes, weights[name]) for name, header in self.headers.items()}
         first = ensemble.members[0].weights[0]
         config = locate_data(config_of(self.headers[first], weights[first]), options.data_root)
@@ -119,11 +126,12 @@ class _Work:
         self.submission = Submission(
             options.output, sample, id_column, columns, self.classes, config.data.label_separator or " "
         )
-        paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension)
+        paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension, missing_ok=True)
         self.images = DecodedImages(paths, keep=self._canvases(), skip_bad=True)
-        self.images_sha256 = sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
+        self.images_sha256 = sha256_lines(f"{path.name} {_size(path)}" for path in paths)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
+        self.images.bad |= self.parts.load_bad(self.images_sha256)
         self.lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for device in options.devices:
             self.lanes.put(_Lane(device))
@@ -141,14 +149,7 @@ class _Work:
             fewest = min(fewest, count)
             return count
 
-        made_from = {
-            "weights": job.sha256[fold],
-            "views": views,
-            "merge": job.merge,
-            "images": self.images_sha256,
-            "code": self.code_sha256,
-            "batch_size": config.test.batch_size,
-        }
+        made_from = self._made_from(member, fold)
         known = self.parts.load(made_from)
         if known is not None:
             return known
@@ -164,8 +165,32 @@ class _Work:
             self.lanes.put(lane)
         predicted = np.ascontiguousarray(predicted[:, self.order[name]])
         if fewest == len(views):
-            self.parts.save(made_from, predicted)
+            self._save(made_from, predicted)
         return predicted
+
+    def goes_on(self) -> bool:
+        """Whether a killed run of the same work left something."""
+        jobs = enumerate(self.ensemble.members)
+        return any(self.parts.has(self._made_from(n, fold)) for n, job in jobs for fold in range(len(job.weights)))
+
+    def _made_from(self, member: int, fold: int) -> dict[str, Any]:
+        """All that a fold's predictions follow from."""
+        job = self.ensemble.members[member]
+        return {
+            "weights": job.sha256[fold],
+            "views": expand_views(job.views),
+            "merge": job.merge,
+            "images": self.images_sha256,
+            "code": self.code_sha256,
+            "batch_size": self._config(job.weights[fold]).test.batch_size,
+        }
+
+    def _save(self, made_from: dict[str, Any], predicted: Probabilities) -> None:
+        try:
+            self.parts.save_bad(self.images_sha256, self.images.bad)
+            self.parts.save(made_from, predicted)
+        except UserError as error:  # a full disk: only a resumption would need it
+            print(f"a finished fold can't be kept for a resumption: {error}")
 
     def improve(self, members: list[Probabilities]) -> None:
         """Write the submission of the first members, at the threshold that is best for them."""
@@ -196,6 +221,10 @@ class _Work:
             views = expand_views(member.views)
             canvases.append(Canvas(geometry, margin_of(views, geometry.height, geometry.width)))
         return canvases
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _classes(ensemble: Ensemble, headers: dict[str, dict[str, Any]]) -> list[str]:

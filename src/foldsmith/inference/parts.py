@@ -1,14 +1,16 @@
 """Finished predictions of a run that may be killed: `<output>.parts/` holds a file a fold, found again by its hash."""
 
+import contextlib
 import glob
-import shutil
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foldsmith.files import atomic_path, sha256_json
+from foldsmith.errors import UserError
+from foldsmith.files import atomic_path, sha256_json, write_json
 from foldsmith.metrics import Probabilities
 
 
@@ -19,6 +21,27 @@ class Parts:
         self.output = output
         self.folder = output.with_name(output.name + ".parts")
         self.shape = shape  # (images, classes)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError("is in the way: unfinished predictions are kept there", file=self.folder, key="--output")
+
+    def has(self, made_from: Mapping[str, Any]) -> bool:
+        """Whether something was saved for these hashes."""
+        return self._path(made_from).is_file()
+
+    def load_bad(self, images_sha256: str) -> dict[int, str]:
+        """Rows of images that could not be read when parts were saved, with the reasons."""
+        try:
+            found = json.loads(self._bad(images_sha256).read_text(encoding="utf-8"))
+            return {int(row): str(reason) for row, reason in found.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def save_bad(self, images_sha256: str, bad: Mapping[int, str]) -> None:
+        if bad:
+            write_json(self._bad(images_sha256), {str(row): reason for row, reason in bad.items()})
+
+    def _bad(self, images_sha256: str) -> Path:
+        return self.folder / f"bad-{images_sha256[:32]}.json"
 
     def load(self, made_from: Mapping[str, Any]) -> Probabilities | None:
         """What was saved for the same hashes; None when there is nothing, or it is damaged."""
@@ -36,7 +59,11 @@ class Parts:
 
     def remove(self) -> None:
         """All of it: the run is finished. What a killed one was just writing goes too."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for pattern in ("*.npy", "bad-*.json", ".*.tmp"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
+            self.folder.rmdir()
         for path in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
             path.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """Test predictions as files: each member's probabilities, and beside them what a submission of them needs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,18 @@ FORM = "predictions.json"
 
 
 def save_predictions(
-    folder: Path, submission: Submission, names: Sequence[str], predictions: Sequence[Probabilities]
+    folder: Path,
+    submission: Submission,
+    names: Sequence[str],
+    predictions: Sequence[Probabilities],
+    prior: Sequence[str],
+    bad: Sequence[int],
 ) -> None:
-    """Write `<name>.npy`, float32 (images, classes), for every member, and predictions.json: ids, classes, columns."""
+    """Write `<name>.npy`, float32 (images, classes), for every member, and predictions.json: ids, classes, columns.
+
+    Args:
+        bad: rows of images that could not be read; they get the labels of `prior`.
+    """
     for name, probabilities in zip(names, predictions, strict=True):
         with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
             np.lib.format.write_array(file, probabilities, allow_pickle=False)
@@ -29,11 +39,22 @@ def save_predictions(
         "class_columns": submission.columns,
         "classes": submission.tokens,
         "separator": submission.separator,
+        "prior": list(prior),
+        "bad": list(bad),
     }
     write_json(folder / FORM, form)
 
 
-def read_form(folder: Path, output: Path) -> Submission:
+@dataclass(frozen=True)
+class Form:
+    """What a submission of kept predictions needs."""
+
+    submission: Submission
+    prior: list[str]
+    bad: list[int]  # rows of images that could not be read
+
+
+def read_form(folder: Path, output: Path) -> Form:
     """How the predictions of a folder are written, from its predictions.json."""
     form = read_json(folder / FORM, hint="--keep-predictions writes it")
     try:
@@ -41,7 +62,9 @@ def read_form(folder: Path, output: Path) -> Submission:
         width = len(form["sample_columns"])
         rows = [[name if column == position else "" for column in range(width)] for name in form["ids"]]
         sample = Sheet(folder / FORM, form["sample_columns"], rows, range(2, len(rows) + 2))
-        return Submission(output, sample, form["id_column"], form["class_columns"], form["classes"], form["separator"])
+        columns, tokens, separator = form["class_columns"], form["classes"], form["separator"]
+        submission = Submission(output, sample, form["id_column"], columns, tokens, separator)
+        return Form(submission, form["prior"], form["bad"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"is not what --keep-predictions writes: {error!r}", file=folder / FORM, code=EXIT_UNTRUSTED

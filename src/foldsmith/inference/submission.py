@@ -52,6 +52,14 @@ class Submission:
         write_submission(self.path, self.sample, self.id_column, label_lists(predicted, self.tokens, self.separator))
         return f"{np.count_nonzero(predicted) / len(predicted):.2f} labels an image"
 
+    def stands(self) -> bool:
+        """Whether there is a file with the sample's columns and ids."""
+        try:
+            _check(self.path, self.sample, self.id_column)
+        except UserError:
+            return False
+        return True
+
     def write_prior(self, prior: Sequence[str]) -> None:
         """Write the most frequent labels for every image."""
         nothing = np.zeros((len(self.sample.rows), len(self.tokens)), dtype=np.float32)
