@@ -85,7 +85,7 @@ def test_every_unknown_view_and_transform_is_named_with_its_place() -> None:
     [
         ("loss", "bce", {"weight": 1}, {"weight": "bce takes no arguments"}),
         ("loss", "focal", {"gama": 1}, {"gama": "focal takes no 'gama'; did you mean 'gamma'?"}),
-        ("loss", "focal", {"zzz": 1}, {"zzz": "focal takes no 'zzz'; valid: gamma, alpha"}),
+        ("loss", "focal", {"zzz": 1}, {"zzz": "focal takes no 'zzz'; valid: gamma, alpha, reduction"}),
         ("loss", "focal", {"gamma": "2"}, {"gamma": "expected a number, got '2'"}),
         ("loss", "focal", {"gamma": None}, {"gamma": "expected a number, got None"}),
         ("loss", "focal", {"gamma": True, "alpha": "x"}, {

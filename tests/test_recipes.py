@@ -65,6 +65,8 @@ def shrunken(path: Path, folder: Path) -> Config:
     # Four images: batch norm fails on one, and mixing two leaves little to see.
     small = {"batch_size": 4, "workers": 0, "max_steps_per_epoch": 2, "num_epochs": min(1, config.train.num_epochs)}
     values["train"] |= small | {"accum_batches": min(2, config.train.accum_batches)}
+    if config.train.warmup is not None and config.train.warmup.head_only:
+        values["train"]["warmup"]["steps"] = 1
     if config.train.swa is not None:
         values["train"]["swa"]["start"] = 1
     for stage in values["train"]["stages"]:

@@ -27,7 +27,7 @@ from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.records import draw_curves
 from foldsmith.training.scoring import finish_averaging, finish_epoch
-from foldsmith.training.setup import build_loader, build_network, build_plan, start_stage, try_stages
+from foldsmith.training.setup import build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
 from foldsmith.training.stages import StagePlan, stages_of
 
 
@@ -138,6 +138,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
     whole = order.batches
     batches = [max(1, round(whole * stage.share_of_epoch(epoch))) for epoch in range(stage.epochs)]
     plan = build_plan(stage, job.table, pipeline_of(stage.config, device), whole, batches)
+    check_warmup(plan)
 
     while progress.stage_epoch < stage.epochs and not progress.finished:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]

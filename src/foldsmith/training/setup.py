@@ -132,18 +132,9 @@ def build_plan(stage: StagePlan, table: Table, pipeline: Pipeline, whole: int, b
     Args:
         whole: batches of a whole epoch, in which schedules count.
         batches: of each epoch of the stage; the last may be a part.
-
-    Raises:
-        UserError: a head-only warmup would not end within the stage.
     """
     train = stage.config.train
     steps = [-(-count // train.accum_batches) for count in batches]
-    if train.warmup is not None and train.warmup.head_only and train.warmup.steps >= sum(steps):
-        raise UserError(
-            f"{train.warmup.steps} steps of the head alone, and the stage has {sum(steps)}: nothing else would train",
-            key="train.warmup.steps",
-            hint="fewer steps, more epochs, or train.trainable: head",
-        )
     return EpochPlan(
         criterion=build_criterion(stage.config, table).to(pipeline.device),
         pipeline=pipeline,
@@ -156,6 +147,17 @@ def build_plan(stage: StagePlan, table: Table, pipeline: Pipeline, whole: int, b
         mixing=_mixing(train),
         seed=train.seed,
     )
+
+
+def check_warmup(plan: EpochPlan) -> None:
+    """Refuse a head-only warmup that does not end within the stage."""
+    warmup, steps = plan.warmup, plan.total_steps
+    if warmup is not None and warmup.head_only and warmup.steps >= steps:
+        raise UserError(
+            f"{warmup.steps} steps of the head alone, and the stage has {steps}: nothing else would train",
+            key="train.warmup.steps",
+            hint="fewer steps, more epochs, or train.trainable: head",
+        )
 
 
 def _mixing(train: Train) -> Mixing | None:

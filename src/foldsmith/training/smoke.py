@@ -3,6 +3,7 @@
 import csv
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ def smoke(config: Config, device: torch.device) -> None:
         table = Path(folder) / "train.csv"
         _sample_rows(valid_csv_path(config), table)
         data = config.data.model_copy(update={"train_csv": str(table), "valid_csv": None, "folds": None})
-        train = config.train.model_copy(
-            update={"num_epochs": 1, "stages": [_short(stage) for stage in config.train.stages]}
-        )
+        short: dict[str, Any] = {"num_epochs": 1, "stages": [_short(stage) for stage in config.train.stages]}
+        if config.train.warmup is not None:  # an epoch has few steps here
+            short["warmup"] = config.train.warmup.model_copy(update={"steps": 1})
+        train = config.train.model_copy(update=short)
         # Of 200 images some classes have none, and so no weight.
         loss = config.loss.model_copy(update={"class_weights": None})
         small = config.model_copy(update={"data": data, "train": train, "loss": loss})
