@@ -151,3 +151,15 @@ def test_bad_folds_and_labels(tmp_path):
         assert what in refusal(tmp_path, words)
     folds.write_text("no")
     assert "cannot be read" in refusal(tmp_path, words)
+
+
+def test_headers_are_read_in_many_threads(tmp_path):
+    """NumPy's header parser is not safe in threads of every Python."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from foldsmith.data.oof_files import map_array
+
+    np.save(tmp_path / "a.npy", np.zeros((2, 3), dtype=np.float32))
+    with ThreadPoolExecutor(8) as pool:
+        arrays = list(pool.map(lambda _: map_array(tmp_path / "a.npy", (2, 3), "the test"), range(3000)))
+    assert len(arrays) == 3000

@@ -1,5 +1,6 @@
 """Out-of-fold files: `<name>_f<k>.npy` (float32 probabilities, rows of fold k in folds.csv's order) and its sidecar."""
 
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,9 @@ from pydantic import TypeAdapter
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path, write_json
 from foldsmith.metrics import Probabilities
+
+# NumPy parses headers with ast, which fails now and then in two threads of Python 3.11 (python/cpython#106905).
+ONE_HEADER = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def read_sidecar(npy: Path) -> Sidecar:
 def map_array(npy: Path, shape: tuple[int, int], claimed_by: str) -> Probabilities:
     """A float32 .npy file, memory-mapped, once its shape and dtype are what they should be."""
     try:
-        array = np.load(npy, mmap_mode="r", allow_pickle=False)
+        with ONE_HEADER:
+            array = np.load(npy, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"is not a readable .npy file: {error}", file=npy, code=EXIT_UNTRUSTED) from None
     if array.shape != shape or array.dtype != np.float32:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from foldsmith.data.oof_files import ONE_HEADER
 from foldsmith.errors import UserError
 from foldsmith.files import atomic_path, sha256_json, write_json
 from foldsmith.metrics import Probabilities
@@ -46,7 +47,7 @@ class Parts:
     def load(self, made_from: Mapping[str, Any]) -> Probabilities | None:
         """What was saved for the same hashes; None when there is nothing, or it is damaged."""
         try:
-            with open(self._path(made_from), "rb") as file:
+            with ONE_HEADER, open(self._path(made_from), "rb") as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError):
             return None
