@@ -1,5 +1,6 @@
 """Encrypted weights: every change is noticed, nothing is written before the end is proved, memory stays small."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from foldsmith import cli
-from foldsmith.crypt import _FIELDS, MAGIC, TAG, decrypt_file, encrypt_file
+from foldsmith.crypt import _FIELDS, MAGIC, TAG, Header, decrypt_file, encrypt_file
 from foldsmith.errors import UserError
 from tests.conftest import Chain
 
@@ -18,9 +20,16 @@ HEADER = len(MAGIC) + _FIELDS.size
 CHUNK = 100
 
 
+def cheap_key(header: Header, passphrase: str) -> AESGCM:
+    """Instead of scrypt, which takes 40 ms on purpose."""
+    parameters = f"{header.log_n} {header.r} {header.p} {passphrase}".encode()
+    return AESGCM(hashlib.sha256(header.salt + parameters).digest())
+
+
 @pytest.fixture
-def sealed(tmp_path: Path) -> tuple[Path, bytes]:
+def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, bytes]:
     """An encrypted file of 3 chunks and what is in it."""
+    monkeypatch.setattr(Header, "key", cheap_key)
     plain = np.random.default_rng(0).bytes(250)
     (tmp_path / "w").write_bytes(plain)
     encrypt_file(tmp_path / "w", tmp_path / "w.enc", "a passphrase", chunk=CHUNK)
