@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+import ensemble_inference
 from foldsmith import cli
 from foldsmith.crypt import _FIELDS, MAGIC, TAG, Header, decrypt_file, encrypt_file
 from foldsmith.errors import UserError
@@ -102,6 +103,7 @@ def test_large_files_take_little_memory(tmp_path: Path):
     code = """
 import resource, sys
 from pathlib import Path
+import ensemble_inference
 from foldsmith import cli
 from foldsmith.crypt import decrypt_file, encrypt_file
 folder = Path(sys.argv[1])
@@ -139,12 +141,14 @@ def test_an_ensemble_of_encrypted_weights(chain, few, whole, tmp_path, monkeypat
     assert list((tmp_path / "tmp").iterdir()) == [] and [path.name for path in output.parent.iterdir()] == ["s.csv"]
     assert b"a passphrase" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
-    del environment["FOLDSMITH_PASSPHRASE"]
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 2 and "is encrypted, and there is no passphrase" in done.stderr
-    environment["FOLDSMITH_PASSPHRASE"] = "another"
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 4 and "another passphrase" in done.stderr
+    monkeypatch.delenv("FOLDSMITH_PASSPHRASE")
+    with pytest.raises(UserError, match="is encrypted, and there is no passphrase") as caught:
+        ensemble_inference.main(command[2:])
+    assert caught.value.code == 2
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "another")
+    with pytest.raises(UserError, match="another passphrase") as caught:
+        ensemble_inference.main(command[2:])
+    assert caught.value.code == 4
     assert output.read_bytes() == whole, "the submission that stood there is as it was"
 
 
