@@ -16,6 +16,7 @@ import ensemble_inference
 import ensemble_search
 import predict_oof
 import train
+from foldsmith.config import Config
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data" / "clipart"
@@ -129,3 +130,15 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(chain: Chain, few: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The submission of an uninterrupted run on the few images."""
     return infer(chain, tmp_path_factory.mktemp("whole") / "s.csv", "--data", str(few)).read_bytes()
+
+
+def config(**data: object) -> Config:
+    """An experiment whose competition lies in the working directory."""
+    return Config.model_validate(
+        {
+            "data": {"root": ".", **data},
+            "model": {"arch": "x", "input_size": 8},
+            "train": {"num_epochs": 1},
+            "optimizer": {"name": "adamw"},
+        }
+    )

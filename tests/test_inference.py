@@ -249,3 +249,13 @@ def test_a_bare_environment_and_strange_names(chain, few, tmp_path):
     assert [line.split(",")[0] for line in written] == ["id", *ids]
     after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "mes données").rglob("*")}
     assert after == before
+
+
+def test_two_weights_of_one_name_are_refused(chain, few, tmp_path):
+    blend = read_ensemble(chain.ensemble)
+    first, *rest = blend.members
+    twin = first.model_copy(update={"name": "twin", "sha256": ["0" * 64] * len(first.sha256)})
+    members = {"members": [first, *rest, twin], "prefix_thresholds": [*blend.prefix_thresholds, 0.1]}
+    with pytest.raises(UserError, match=f"two different files are called {first.weights[0]}"):
+        run_ensemble(blend.model_copy(update=members), Options([chain.runs], tmp_path / "s.csv", [CPU], data_root=few))
+    assert not (tmp_path / "s.csv").exists()

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 import ensemble_inference
-from foldsmith.config import Config
 from foldsmith.data.sheets import Sheet, read_csv
 from foldsmith.data.tables import class_columns, read_sample
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.inference.submission import label_lists, write_probabilities, write_submission
 from foldsmith.metrics import above, decide
-from tests.conftest import DATA, Chain
+from tests.conftest import DATA, Chain, config
 
 TOKENS = ["0", "1", "2"]
 P = np.array([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2]], dtype=np.float32)
@@ -22,17 +21,6 @@ P = np.array([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2]], dtype=np.float32)
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def config(**data: object) -> Config:
-    return Config.model_validate(
-        {
-            "data": {"root": ".", **data},
-            "model": {"arch": "x", "input_size": 8},
-            "train": {"num_epochs": 1},
-            "optimizer": {"name": "adamw"},
-        }
-    )
 
 
 def sample(header: str, ids: tuple[str, ...] = ("b", "a,1")) -> tuple[Sheet, str]:

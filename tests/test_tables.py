@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foldsmith.config import Config, load_config
+from foldsmith.config import load_config
 from foldsmith.data.sheets import read_csv
 from foldsmith.data.tables import Table, read_sample, read_table
 from foldsmith.errors import UserError
-from tests.conftest import DATA, ROOT
+from tests.conftest import DATA, ROOT, config
 
 AWKWARD_IDS = ["0001", "1", "1e5", "NA", "null", "None", " a b ", "a,b", 'say "x"', "é", "e\u0301", "-0", "1.0", "TRUE"]
 
@@ -17,17 +17,6 @@ AWKWARD_IDS = ["0001", "1", "1e5", "NA", "null", "None", " a b ", "a,b", 'say "x
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def config(**data: object) -> Config:
-    return Config.model_validate(
-        {
-            "data": {"root": ".", **data},
-            "model": {"arch": "x", "input_size": 8},
-            "train": {"num_epochs": 1},
-            "optimizer": {"name": "adamw"},
-        }
-    )
 
 
 def table(train: str | bytes, labels: str | None = None, **data: object) -> Table:

@@ -23,9 +23,7 @@ def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     A file counts when its sha256 is the ensemble's; copies are fine. Where there is only `<name>.enc`, it is decrypted
     into a private temporary folder that vanishes with the process.
     """
-    wanted = {
-        name: sha256 for member in ensemble.members for name, sha256 in zip(member.weights, member.sha256, strict=True)
-    }
+    wanted = _hashes(ensemble)
     candidates: dict[str, list[Path]] = {name: [] for name in wanted}
     sealed: dict[str, list[Path]] = {}
     for path in _files_below(roots):
@@ -53,6 +51,17 @@ def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     if wrong:
         raise UserError("weights are not those of the ensemble:\n  " + "\n  ".join(wrong), code=EXIT_UNTRUSTED)
     return found
+
+
+def _hashes(ensemble: Ensemble) -> dict[str, str]:
+    """The sha256 of every weights name; one name for two files is an error."""
+    wanted: dict[str, str] = {}
+    for member in ensemble.members:
+        for name, sha256 in zip(member.weights, member.sha256, strict=True):
+            if wanted.setdefault(name, sha256) != sha256:
+                hashes = f"{wanted[name][:12]} and {sha256[:12]}"
+                raise UserError(f"two different files are called {name}: sha256 {hashes}", key="members.weights")
+    return wanted
 
 
 def _decrypted(path: Path, name: str) -> Path:
