@@ -36,6 +36,7 @@ from foldsmith.inference import decoded
 from foldsmith.inference import ensemble as ensemble_module
 from foldsmith.inference.ensemble import Options, run_ensemble
 from foldsmith.inference.predict import to_input
+from foldsmith.malloc import keep_freed_memory
 from foldsmith.models.build import with_image_stats
 from foldsmith.models.weights import load_model, save_weights
 from foldsmith.training.setup import build_network
@@ -51,6 +52,7 @@ import sys, numpy as np, torch
 from pathlib import Path
 from foldsmith.data.images import geometry_of, read_image
 from foldsmith.inference.predict import to_input
+from foldsmith.malloc import keep_freed_memory
 from foldsmith.models.weights import config_of, load_model, read_header
 weights, folder, output = map(Path, sys.argv[1:])
 config = config_of(read_header(weights), weights)
@@ -196,6 +198,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of (a) and (c), whose medians are shown (default: 3)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
     args = parser.parse_args()
+    keep_freed_memory()  # as the command does; for (c), which runs in this process, too
     data = Path("data/clipart")
     images = len(read_csv(data / "sample_submission.csv").rows)
     passes = images * len(ARCHS) * FOLDS * len(VIEWS)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
+from foldsmith.malloc import keep_freed_memory
+
 # A disk that is full, over its quota, read-only or not ours, or a path that leads through a file.
 WRITE_ERRNOS = {
     errno.ENOSPC,
@@ -66,6 +68,7 @@ class UserError(Exception):
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's main() as a process: user errors and signals become messages and exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
+    keep_freed_memory()
     try:
         main(None)
     except UserError as error:
