@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from foldsmith.cli import foldsmith_schema
 from foldsmith.config import Config, dump_yaml, load_config, parse_yaml
 from foldsmith.errors import UserError
+from foldsmith.tools.schema import foldsmith_schema
 from foldsmith.training.leaves import check_leaves
 from tests.conftest import ROOT
 

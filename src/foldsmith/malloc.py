@@ -11,7 +11,7 @@ _MMAP_THRESHOLD = -3
 def keep_freed_memory() -> None:
     """Reuse the memory of freed tensors instead of giving it back to the kernel, which clears each page again.
 
-    By default glibc returns the free top of the heap, and large blocks at once. A third of the time of a small network's
+    By default glibc returns the free top of the heap, and large blocks at once. A third of a small network's
     forward pass on CPU went there (docs/performance.md). Does nothing where the C library is another one.
     """
     if not sys.platform.startswith("linux"):
