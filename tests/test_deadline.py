@@ -92,7 +92,9 @@ def test_no_run_is_late_by_more_than_a_batch(costs, views, folds, share, known, 
     assert len(members) == len(fake.written)
     if not fake.run.cut:
         assert len(fake.used) == len(costs) * folds
-    if loading == 0 and share >= 1.2 and (known or len(costs) == 1):  # else the rest is taken to be as slow as the first
+    if (
+        loading == 0 and share >= 1.2 and (known or len(costs) == 1)
+    ):  # else the rest is taken to be as slow as the first
         assert not fake.run.cut, "all of it fits"
 
 

@@ -66,7 +66,7 @@ class MembersRun:
                 done.append(total / np.float32(folds))
                 started = self.budget.clock()
                 self.finished(done)
-                self.budget.end -= max(0.0, self.budget.clock() - started)  # the next one takes as long
+                self.budget.reserve = self.budget.clock() - started  # the next one takes as long
             if folds < self.jobs[member].folds:
                 self._leave_out(member if total is None else member + 1)
                 break

@@ -35,11 +35,12 @@ class Budget:
     ) -> None:
         self.clock = clock
         self.end = math.inf if seconds is None else (clock() if started is None else started) + seconds
+        self.reserve = 0.0  # seconds that writing the result takes
 
     @property
     def left(self) -> float:
-        """Seconds; below 0 after the deadline."""
-        return self.end - self.clock()
+        """Seconds that may be worked before the result is written; below 0 after the deadline."""
+        return self.end - self.reserve - self.clock()
 
 
 @dataclass(frozen=True)
