@@ -1,7 +1,7 @@
 """The `deploy:` section: what a packed kernel is called on Kaggle, what it may use, and what it is given.
 
-It stands in an experiment file, in an ensemble file, or in a file of its own (deploy.yml). It says nothing about weights
-or predictions, so it is a part of no hash.
+It stands in an experiment file, in an ensemble file, or in a file of its own (deploy.yml). It says nothing about
+weights or predictions, so it is a part of no hash.
 """
 
 import re
@@ -41,7 +41,9 @@ def _owned_slug(value: str) -> str:
     user, slash, slug = value.partition("/")
     if not slash or not _USER.fullmatch(user) or not _SLUG.fullmatch(slug):
         near = slugify(slug or value)
-        raise ValueError(f"expected user/slug (lower case, digits, hyphens) such as {user or 'me'}/{near}, got {value!r}")
+        raise ValueError(
+            f"expected user/slug (lower case, digits, hyphens) such as {user or 'me'}/{near}, got {value!r}"
+        )
     return value
 
 

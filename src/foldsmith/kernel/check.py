@@ -1,0 +1,138 @@
+"""`deploy_kernel.py --check`: run a packed file as Kaggle would, and compare what it writes with the unpacked run."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldsmith.errors import EXIT_DEADLINE, UserError
+from foldsmith.inference.find import PASSPHRASE
+
+# What may decide about speed, devices and bits; all else of the environment stays outside.
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", PASSPHRASE)
+_SANDBOX = Path(__file__).with_name("sandbox.py")
+WORKING, INPUT = "working", "input"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a run of a packed file took, and wrote."""
+
+    seconds: float
+    peak: int  # bytes, of its largest process
+    size: int  # bytes, of the file
+    files: dict[str, bytes]  # by path; of those above 64 MB the beginning
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:.1f} s, {self.peak / 2**20:.0f} MB of memory at most, a file of {self.size / 1000:.0f} KB"
+        )
+
+
+def run_packed(script: Path, inputs: Mapping[str, Path], words: Sequence[str] = (), *, network: bool = False) -> Proof:
+    """Run a packed file in an empty folder beside an input/ tree, without this project and without a network.
+
+    Args:
+        inputs: what lies below input/, by path there.
+        words: its arguments.
+
+    Raises:
+        UserError: it failed, changed its inputs, or left decrypted weights behind.
+    """
+    with tempfile.TemporaryDirectory(prefix="foldsmith-kernel-") as name:
+        folder = Path(name)
+        for place in (WORKING, INPUT, "tmp", "home"):
+            (folder / place).mkdir()
+        for path, source in inputs.items():
+            (folder / INPUT / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / INPUT / path).symlink_to(source.resolve())
+        real = [source.resolve() for source in inputs.values()]
+        before = _snapshot(real)
+        report = folder / "report.json"
+        # -S leaves out the site module, and with it the link to this project that an editable install makes; the other
+        # packages come back through PYTHONPATH. -P leaves out the sandbox's own folder.
+        read_only = json.dumps([str(folder / INPUT), *map(str, real)])
+        command = [
+            sys.executable,
+            "-S",
+            "-P",
+            str(_SANDBOX),
+            str(report),
+            read_only,
+            "network" if network else "offline",
+        ]
+        started = time.monotonic()
+        done = subprocess.run([*command, str(script.resolve()), *words], cwd=folder / WORKING, env=_environment(folder))
+        seconds = time.monotonic() - started
+        if done.returncode == EXIT_DEADLINE:
+            hint = "--deadline TIME gives it more"
+            raise UserError(
+                "the deadline came before all was done: there is nothing to compare", file=script, hint=hint
+            )
+        if done.returncode != 0:
+            raise UserError(f"failed with exit code {done.returncode} where a kernel would run it", file=script)
+        if _snapshot(real) != before:
+            raise UserError("changed its inputs, which are read-only on Kaggle", file=script)
+        left = sorted(path.name for path in (folder / "tmp").iterdir())
+        if left:
+            raise UserError(f"left temporary files: {', '.join(left[:5])}", file=script)
+        peak = json.loads(report.read_text(encoding="utf-8"))["peak"]
+        return Proof(seconds, peak, script.stat().st_size, _contents(folder / WORKING))
+
+
+def run_unpacked(script: Path, words: Sequence[str]) -> bytes:
+    """The submission that ensemble_inference.py writes with these arguments.
+
+    Args:
+        script: ensemble_inference.py.
+    """
+    with tempfile.TemporaryDirectory(prefix="foldsmith-check-") as folder:
+        output = Path(folder) / "submission.csv"
+        done = subprocess.run([sys.executable, str(script), *words, "--output", str(output)])
+        if done.returncode != 0:
+            raise UserError(f"failed with exit code {done.returncode}", file=script)
+        return output.read_bytes()
+
+
+def compare(proof: Proof, expected: bytes, script: Path) -> None:
+    """Refuse a kernel whose submission is not the expected one, or that writes something else beside it."""
+    if proof.files.get("submission.csv") != expected:
+        raise UserError("its submission.csv differs from ensemble_inference.py's", file=script)
+    others = sorted(proof.files.keys() - {"submission.csv"})
+    if others:
+        raise UserError(f"writes more than submission.csv: {', '.join(others[:5])}", file=script)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    private = {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": os.pathsep.join(packages),
+    }
+    return {key: os.environ[key] for key in _KEPT if key in os.environ} | private
+
+
+def _snapshot(places: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of all files."""
+    files = []
+    for place in places:
+        for path in [place, *place.rglob("*")]:
+            status = path.stat()
+            files.append((str(path), status.st_size, status.st_mtime_ns))
+    return sorted(files)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    contents = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                contents[str(path.relative_to(folder))] = file.read(64 << 20)
+    return contents
