@@ -113,8 +113,19 @@ def _checked(path: Path, document: Document) -> Ensemble:
 
 
 def write_ensemble(path: Path, ensemble: Ensemble) -> None:
-    """Write an ensemble file atomically."""
-    write_text(path, dump_yaml(ensemble.model_dump(mode="json")))
+    """Write an ensemble file atomically. The deploy section of the one that it replaces stays: a user wrote it."""
+    values = ensemble.model_dump(mode="json")
+    deploy = ensemble.deploy or _deploy_of(path)
+    if deploy is not None:
+        values["deploy"] = deploy.model_dump(mode="json", exclude_unset=True)
+    write_text(path, dump_yaml(values))
+
+
+def _deploy_of(path: Path) -> Deploy | None:
+    try:
+        return read_ensemble(path).deploy
+    except UserError:  # there is none, or one of an older form
+        return None
 
 
 def blend(members: Sequence[Probabilities], weights: Sequence[float]) -> Probabilities:

@@ -142,8 +142,7 @@ def locate_data(config: Config, root: Path | None) -> Config:
         return config
     places = [Path(config.data.root)]
     if root is None:
-        name = Path(config.data.root).name
-        places += [place for base in INPUT_ROOTS for place in (base / name, *_folders_named(base, name))]
+        places += _input_folders(config)
         root = next((place for place in places if place.is_dir()), None)
     if root is None or not root.is_dir():
         looked = ", ".join(str(place) for place in places) if root is None else str(root)
@@ -160,7 +159,15 @@ def locate_data(config: Config, root: Path | None) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _folders_named(base: Path, name: str) -> Iterator[Path]:
+def data_below_inputs(config: Config) -> Path | None:
+    """The folder below ../input or /kaggle/input that has the name of data.root."""
+    return next((place for place in _input_folders(config) if place.is_dir()), None)
+
+
+def _input_folders(config: Config) -> Iterator[Path]:
     """Kaggle mounts some sources a few folders deeper, such as /kaggle/input/competitions/<slug>."""
-    for pattern in (f"*/{name}", f"*/*/{name}"):
-        yield from sorted(base.glob(pattern))
+    name = Path(config.data.root).name
+    for base in INPUT_ROOTS:
+        yield base / name
+        for pattern in (f"*/{name}", f"*/*/{name}"):
+            yield from sorted(base.glob(pattern))

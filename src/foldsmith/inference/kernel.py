@@ -66,7 +66,7 @@ def _infer(
     stands: Callable[[], None],
 ) -> None:
     from foldsmith.ensemble.file import parse_ensemble
-    from foldsmith.inference.find import INPUT_ROOTS, hashes_of, proved_weights
+    from foldsmith.inference.find import INPUT_ROOTS, data_below_inputs, hashes_of, proved_weights
     from foldsmith.inference.machine import Wanted, changed_versions, inputs_or_error, working_devices
 
     ensemble = parse_ensemble(files[options["ensemble"]].decode("utf-8"), options["ensemble"])
@@ -79,8 +79,10 @@ def _infer(
         classes=options["classes"],
         folds=sum(len(member.weights) for member in ensemble.members),
     )
-    roots = args.models or INPUT_ROOTS
-    inputs = inputs_or_error(wanted, roots, args.data, OUTPUT)
+    roots, data_root = args.models or INPUT_ROOTS, args.data
+    if data_root is None and wanted.config is not None:
+        data_root = data_below_inputs(wanted.config)
+    inputs = inputs_or_error(wanted, roots, data_root, OUTPUT)
     weights = proved_weights(hashes, inputs.weights)
     print(f"{len(weights)} weights files are the ensemble's", flush=True)
     for line in changed_versions(options["built_with"]):
@@ -92,7 +94,7 @@ def _infer(
     devices = working_devices(pick_devices(args.device))
     _say_time(ensemble, inputs.images, budget, len(devices))
     sys.stdout.flush()
-    run = Options(roots, OUTPUT, devices, data_root=args.data, budget=budget, weights=weights)
+    run = Options(roots, OUTPUT, devices, data_root=data_root, budget=budget, weights=weights)
     run_ensemble(ensemble, run, stands)
 
 

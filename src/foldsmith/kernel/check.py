@@ -34,12 +34,21 @@ class Proof:
         )
 
 
-def run_packed(script: Path, inputs: Mapping[str, Path], words: Sequence[str] = (), *, network: bool = False) -> Proof:
+def run_packed(
+    script: Path,
+    inputs: Mapping[str, Path],
+    words: Sequence[str] = (),
+    *,
+    network: bool = False,
+    passphrase: bool = True,
+) -> Proof:
     """Run a packed file in an empty folder beside an input/ tree, without this project and without a network.
 
     Args:
         inputs: what lies below input/, by path there.
         words: its arguments.
+        network: leave the network on.
+        passphrase: let it see the passphrase of the environment.
 
     Raises:
         UserError: it failed, changed its inputs, or left decrypted weights behind.
@@ -66,8 +75,11 @@ def run_packed(script: Path, inputs: Mapping[str, Path], words: Sequence[str] = 
             read_only,
             "network" if network else "offline",
         ]
+        environment = _environment(folder)
+        if not passphrase:
+            environment.pop(PASSPHRASE, None)
         started = time.monotonic()
-        done = subprocess.run([*command, str(script.resolve()), *words], cwd=folder / WORKING, env=_environment(folder))
+        done = subprocess.run([*command, str(script.resolve()), *words], cwd=folder / WORKING, env=environment)
         seconds = time.monotonic() - started
         if done.returncode == EXIT_DEADLINE:
             hint = "--deadline TIME gives it more"
@@ -78,9 +90,9 @@ def run_packed(script: Path, inputs: Mapping[str, Path], words: Sequence[str] = 
             raise UserError(f"failed with exit code {done.returncode} where a kernel would run it", file=script)
         if _snapshot(real) != before:
             raise UserError("changed its inputs, which are read-only on Kaggle", file=script)
-        left = sorted(path.name for path in (folder / "tmp").iterdir())
+        left = sorted(path.name for path in (folder / "tmp").glob("foldsmith-*"))
         if left:
-            raise UserError(f"left temporary files: {', '.join(left[:5])}", file=script)
+            raise UserError(f"left decrypted weights or other temporary files: {', '.join(left[:5])}", file=script)
         peak = json.loads(report.read_text(encoding="utf-8"))["peak"]
         return Proof(seconds, peak, script.stat().st_size, _contents(folder / WORKING))
 

@@ -110,8 +110,8 @@ def _embedded(deploy: Deploy) -> str:
         raise UserError("would publish the passphrase: the kernel is not private", key="--embed-key")
     print(
         "WARNING: the passphrase is in the packed file as readable text. Whoever can read the kernel or a copy "
-        "of it can decrypt the weights, and everything else that has this passphrase. Keep the kernel private, also after "
-        "the competition; use a passphrase of its own.",
+        "of it can decrypt the weights, and everything else that has this passphrase. Keep the kernel private, also "
+        "after the competition; use a passphrase of its own.",
         file=sys.stderr,
     )
     return passphrase
@@ -159,7 +159,8 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     inputs = {f"weights/{path.name}": path for path in [*contents.weights.values(), *contents.sealed.values()]}
     inputs |= data_inputs(contents, args.data)
     is_inference = Path(args.script).name == INFERENCE
-    proof = run_packed(script, inputs, ["--strict-exit"] if is_inference else [], network=deploy.enable_internet)
+    words_there = ["--strict-exit"] if is_inference else []
+    proof = run_packed(script, inputs, words_there, network=deploy.enable_internet, passphrase=not args.embed_key)
     if is_inference:
         roots = sorted({str(path.parent) for path in [*contents.weights.values(), *contents.sealed.values()]})
         same = [*words, "--models", *roots, *(["--data", str(args.data)] if args.data else [])]

@@ -1,6 +1,7 @@
 """What goes into a packed file: sources, the ensemble and its configs, or a script's config, folds and tables."""
 
 import importlib.util
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from foldsmith.config import Config, Deploy, dump_yaml, load_config
 from foldsmith.ensemble.file import find_ensemble, read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines
-from foldsmith.inference.find import SUFFIX, hashes_of, look_for, proved_weights
+from foldsmith.inference.find import PASSPHRASE, SUFFIX, hashes_of, look_for, proved_weights
 from foldsmith.kernel.sources import packed_sources
 
 INFERENCE = ["torch", "timm", "numpy", "opencv-python-headless", "pydantic", "PyYAML", "safetensors", "tqdm"]
@@ -30,7 +31,7 @@ _RUN_SCRIPT = """\
     from foldsmith.training.kernel import arguments
     from {module} import main
 
-    run(lambda argv: main(arguments(FILES, OPTIONS, unpack)))
+    run(lambda argv: main([*arguments(FILES, OPTIONS, unpack), *sys.argv[1:]]))
 """
 
 
@@ -59,6 +60,8 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
     Raises:
         UserError: the ensemble file or the weights that are there are wrong.
     """
+    from foldsmith.models.weights import config_of
+
     path = find_ensemble(ensemble_file)
     ensemble = read_ensemble(path)
     unnamed = [member.name for member in ensemble.members if not member.weights]
@@ -68,14 +71,16 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
     places = look_for(hashes, roots)
     sealed = {name: found[0] for name, found in places.items() if found and found[0].name == name + SUFFIX}
     weights = proved_weights(hashes, {name: found for name, found in places.items() if found and name not in sealed})
-    headers = _headers(weights)
+    decrypted = proved_weights(hashes, {name: places[name] for name in sealed}) if PASSPHRASE in os.environ else {}
+    known = weights | decrypted
+    headers = _headers(known)
     files = packed_sources("foldsmith.inference.kernel")
     files[path.name] = path.read_text(encoding="utf-8")
-    configs = {}
+    configs: dict[str, Config] = {}
     for member in ensemble.members:
-        known = next((name for name in member.weights if name in weights), None)
-        if known is not None:
-            configs[f"configs/{member.name}.yml"] = Config.model_validate(headers[known]["config"]).named(member.name)
+        seen = next((name for name in member.weights if name in known), None)
+        if seen is not None:
+            configs[f"configs/{member.name}.yml"] = config_of(headers[seen], known[seen])
     files |= {name: dump_yaml(config.model_dump(mode="json")) for name, config in configs.items()}
     return Contents(
         name=path.stem,
@@ -83,7 +88,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
         files=files,
         options={
             "ensemble": path.name,
-            "weights": _facts(weights),
+            "weights": _facts(known),
             "classes": next((len(header["classes"]) for header in headers.values()), None),
             "built_with": _versions(INFERENCE),
         },
@@ -196,11 +201,12 @@ def _folds_text(config: Config, run: Any) -> str:
 
 
 def _without(words: Sequence[str], *flags: str) -> list[str]:
-    """Command line words without some flags and their values."""
+    """Command line words without some flags, which may be abbreviated, and their values."""
     kept, skipping = [], False
     for word in words:
         if word.startswith("-"):
-            skipping = word.partition("=")[0] in flags
+            name = word.partition("=")[0]
+            skipping = len(name) > 2 and any(flag.startswith(name) for flag in flags)
         if not skipping:
             kept.append(word)
     return kept

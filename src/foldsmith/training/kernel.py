@@ -14,7 +14,14 @@ from foldsmith.data.folds import load_folds
 from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_lines
-from foldsmith.inference.find import INPUT_ROOTS, locate_data, look_for, missing_weights, proved_weights
+from foldsmith.inference.find import (
+    INPUT_ROOTS,
+    data_below_inputs,
+    locate_data,
+    look_for,
+    missing_weights,
+    proved_weights,
+)
 from foldsmith.inference.machine import changed_versions
 from foldsmith.training.folder import RunFolder
 
@@ -64,7 +71,7 @@ def _find_inputs(config: Config, options: Mapping[str, Any]) -> tuple[Config, li
     """The config with its data where it is, and the weights that it needs; all that is missing in one error."""
     problems = []
     try:
-        config = locate_data(config, None)
+        config = locate_data(config, data_below_inputs(config))
     except UserError as error:
         problems.append(f"{error.message} ({error.hint})")
     found = look_for(options["weights"], INPUT_ROOTS)
