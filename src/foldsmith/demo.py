@@ -60,8 +60,9 @@ def _prove_kernel(output: Path, script: Path, proof: Path) -> None:
     print(f"\n$ cd an/empty/folder && python {script}", flush=True)
     inputs = {DATA.name: DATA, **{name: output / name for name in EXPERIMENTS}}
     found = run_packed(script, inputs, ["--strict-exit"])
-    compare(found, (output / "submission.csv").read_bytes(), script)
-    proof.write_bytes(found.files["submission.csv"])
+    expected = (output / "submission.csv").read_bytes()
+    compare(found, expected, script)
+    proof.write_bytes(expected)
     print(f"the kernel's submission.csv is the same, byte for byte; {found}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from foldsmith.inference.find import PASSPHRASE
 # What may decide about speed, devices and bits; all else of the environment stays outside.
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", PASSPHRASE)
 _SANDBOX = Path(__file__).with_name("sandbox.py")
-WORKING, INPUT = "working", "input"
+WORKING, INPUT, REPORT = "working", "input", "report.json"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Proof:
     seconds: float
     peak: int  # bytes, of its largest process
     size: int  # bytes, of the file
-    files: dict[str, bytes]  # by path; of those above 64 MB the beginning
+    submission: bytes | None
+    files: list[str]  # all that it wrote, by path in the working folder
 
     def __str__(self) -> str:
         return (
@@ -41,6 +43,7 @@ def run_packed(
     *,
     network: bool = False,
     passphrase: bool = True,
+    keep: Path | None = None,
 ) -> Proof:
     """Run a packed file in an empty folder beside an input/ tree, without this project and without a network.
 
@@ -49,37 +52,22 @@ def run_packed(
         words: its arguments.
         network: leave the network on.
         passphrase: let it see the passphrase of the environment.
+        keep: a new folder for a copy of what it wrote.
 
     Raises:
         UserError: it failed, changed its inputs, or left decrypted weights behind.
     """
     with tempfile.TemporaryDirectory(prefix="foldsmith-kernel-") as name:
         folder = Path(name)
-        for place in (WORKING, INPUT, "tmp", "home"):
-            (folder / place).mkdir()
-        for path, source in inputs.items():
-            (folder / INPUT / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / INPUT / path).symlink_to(source.resolve())
+        _lay_out(folder, inputs)
         real = [source.resolve() for source in inputs.values()]
         before = _snapshot(real)
-        report = folder / "report.json"
-        # -S leaves out the site module, and with it the link to this project that an editable install makes; the other
-        # packages come back through PYTHONPATH. -P leaves out the sandbox's own folder.
-        read_only = json.dumps([str(folder / INPUT), *map(str, real)])
-        command = [
-            sys.executable,
-            "-S",
-            "-P",
-            str(_SANDBOX),
-            str(report),
-            read_only,
-            "network" if network else "offline",
-        ]
         environment = _environment(folder)
         if not passphrase:
             environment.pop(PASSPHRASE, None)
+        command = [*_sandboxed(folder, real, network), str(script.resolve()), *words]
         started = time.monotonic()
-        done = subprocess.run([*command, str(script.resolve()), *words], cwd=folder / WORKING, env=environment)
+        done = subprocess.run(command, cwd=folder / WORKING, env=environment)
         seconds = time.monotonic() - started
         if done.returncode == EXIT_DEADLINE:
             hint = "--deadline TIME gives it more"
@@ -93,8 +81,31 @@ def run_packed(
         left = sorted(path.name for path in (folder / "tmp").glob("foldsmith-*"))
         if left:
             raise UserError(f"left decrypted weights or other temporary files: {', '.join(left[:5])}", file=script)
-        peak = json.loads(report.read_text(encoding="utf-8"))["peak"]
-        return Proof(seconds, peak, script.stat().st_size, _contents(folder / WORKING))
+        peak = json.loads((folder / REPORT).read_text(encoding="utf-8"))["peak"]
+        written = {str(path.relative_to(folder / WORKING)): path for path in (folder / WORKING).rglob("*")}
+        files = sorted(name for name, path in written.items() if path.is_file())
+        submission = written["submission.csv"].read_bytes() if "submission.csv" in files else None
+        if keep is not None:
+            shutil.copytree(folder / WORKING, keep)
+        return Proof(seconds, peak, script.stat().st_size, submission, files)
+
+
+def _lay_out(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """The folders of a kernel; its inputs are links."""
+    for place in (WORKING, INPUT, "tmp", "home"):
+        (folder / place).mkdir()
+    for path, source in inputs.items():
+        (folder / INPUT / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / INPUT / path).symlink_to(source.resolve())
+
+
+def _sandboxed(folder: Path, real: Sequence[Path], network: bool) -> list[str]:
+    """The command that a script's path and arguments follow."""
+    # -S leaves out the site module, and with it the link to this project that an editable install makes; the other
+    # packages come back through PYTHONPATH. -P leaves out the sandbox's own folder.
+    read_only = json.dumps([str(folder / INPUT), *map(str, real)])
+    online = "network" if network else "offline"
+    return [sys.executable, "-S", "-P", str(_SANDBOX), str(folder / REPORT), read_only, online]
 
 
 def run_unpacked(script: Path, words: Sequence[str]) -> bytes:
@@ -113,9 +124,9 @@ def run_unpacked(script: Path, words: Sequence[str]) -> bytes:
 
 def compare(proof: Proof, expected: bytes, script: Path) -> None:
     """Refuse a kernel whose submission is not the expected one, or that writes something else beside it."""
-    if proof.files.get("submission.csv") != expected:
+    if proof.submission != expected:
         raise UserError("its submission.csv differs from ensemble_inference.py's", file=script)
-    others = sorted(proof.files.keys() - {"submission.csv"})
+    others = [name for name in proof.files if name != "submission.csv"]
     if others:
         raise UserError(f"writes more than submission.csv: {', '.join(others[:5])}", file=script)
 
@@ -136,15 +147,6 @@ def _snapshot(places: Iterable[Path]) -> list[tuple[str, int, int]]:
     files = []
     for place in places:
         for path in [place, *place.rglob("*")]:
-            status = path.stat()
+            status = path.lstat()
             files.append((str(path), status.st_size, status.st_mtime_ns))
     return sorted(files)
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    contents = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                contents[str(path.relative_to(folder))] = file.read(64 << 20)
-    return contents

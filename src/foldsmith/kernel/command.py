@@ -33,7 +33,7 @@ def run_deploy(args: argparse.Namespace, words: Sequence[str]) -> Path:
     dataset = _dataset_of(args, contents, deploy)
     if dataset is not None:
         deploy = deploy.model_copy(update={"weights_dataset": dataset})
-    metadata = kernel_metadata(contents.name, deploy)
+    metadata = kernel_metadata(contents.name, contents.title, deploy)
     folder = args.output / contents.name
     outputs = {
         f"{contents.name}.py": render(contents, args.compress),
@@ -138,7 +138,7 @@ def _dataset_of(args: argparse.Namespace, contents: Contents, deploy: Deploy) ->
     """The id of the dataset that --stage-weights gathers."""
     if args.stage_weights is None or deploy.weights_dataset is not None:
         return deploy.weights_dataset
-    owner, _, slug = kernel_metadata(contents.name, deploy)["id"].partition("/")
+    owner, _, slug = kernel_metadata(contents.name, contents.title, deploy)["id"].partition("/")
     if owner == NOBODY:
         raise UserError("whose dataset is it?", key="deploy.user", hint="--user NAME, or --weights-dataset user/slug")
     return f"{owner}/{slug}-weights"

@@ -40,6 +40,7 @@ class Contents:
     """A kernel before it is written."""
 
     name: str  # of its folder and file
+    title: str  # on Kaggle, where the deploy section names none
     writes: str  # what comes out, for people
     files: dict[str, str]  # text by path: sources, configs, tables
     options: dict[str, Any]  # what the code in it is told
@@ -84,6 +85,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
     files |= {name: dump_yaml(config.model_dump(mode="json")) for name, config in configs.items()}
     return Contents(
         name=path.stem,
+        title=f"{path.stem} inference",
         writes="submission.csv",
         files=files,
         options={
@@ -116,6 +118,7 @@ def script_contents(script: Path, words: Sequence[str]) -> Contents:
     options: dict[str, Any] = {"arguments": words, "config": None, "weights": {}, "built_with": _versions(TRAINING)}
     contents = Contents(
         name=script.stem,
+        title=f"{script.stem} script",
         writes="what the script writes",
         files=files,
         options=options,
@@ -155,6 +158,7 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
         raise UserError("name an experiment", key="--config")
     run = RunFolder(args["output"], config.name)
     contents.name = f"{config.name}_{contents.name}"
+    contents.title = f"{config.name} {'validation' if needs_weights else 'training'}"
     contents.deploy, contents.config, contents.writes = config.deploy, config, f"{run.path}/"
     path = f"configs/{config.name}.yml"
     contents.files[path] = dump_yaml(config.model_dump(mode="json"))

@@ -19,7 +19,6 @@ from foldsmith.kernel.pack import manifest
 
 DEFAULT = Path("deploy.yml")
 NOBODY = "INSERT_KAGGLE_USERNAME"
-PURPOSES = {"train": "training", "predict_oof": "validation"}
 
 
 class DeployFile(Section):
@@ -52,12 +51,15 @@ def settings(named: Path | None, section: Deploy | None, flags: Mapping[str, Any
     return deploy
 
 
-def kernel_metadata(name: str, deploy: Deploy) -> dict[str, Any]:
-    """What `kaggle kernels push` reads."""
-    owner, _, slug = (deploy.id or "").partition("/")
-    stem, _, kind = name.rpartition("_")
-    usual = f"{stem} {PURPOSES[kind]}" if kind in PURPOSES else f"{name} inference"
-    title = deploy.title or slug.replace("-", " ") or slugify(usual).replace("-", " ")
+def kernel_metadata(name: str, usual_title: str, deploy: Deploy) -> dict[str, Any]:
+    """What `kaggle kernels push` reads.
+
+    Args:
+        name: of the packed file, without .py.
+        usual_title: where the section names none.
+    """
+    slug = (deploy.id or "").partition("/")[2]
+    title = deploy.title or slug.replace("-", " ") or slugify(usual_title).replace("-", " ")
     if not SHORTEST <= len(title) <= LONGEST:
         raise UserError(
             f"a kernel's title has {SHORTEST} to {LONGEST} characters, got {len(title)}: {title!r}",
