@@ -37,36 +37,42 @@ def check_paths(paths: Iterable[str]) -> None:
                 raise PackError(f"{known[name[:end]]!r} is a file and the folder of {path!r}")
 
 
-def read_files(packed: Mapping[str, str], manifest: Mapping[str, Sequence], compressed: bool) -> dict[str, bytes]:
+def read_files(packed: Mapping[str, str] | str, manifest: Mapping[str, Sequence]) -> dict[str, bytes]:
     """The packed files by path, once their paths, sizes and hashes are proved.
 
     Args:
-        packed: text, or base64 of zlib's output where `compressed`.
+        packed: text by path; or all of them, one after the other in the manifest's order, as base64 of zlib's output.
         manifest: (bytes, hex sha256) by path.
     """
-    if packed.keys() != manifest.keys():
-        raise PackError(f"packed and in the manifest are not the same: {sorted(packed.keys() ^ manifest.keys())[:5]}")
-    check_paths(packed)
-    files = {}
-    for path, text in packed.items():
+    check_paths(manifest)
+    if isinstance(packed, str):
+        found = _inflated(packed, {path: size for path, (size, _) in manifest.items()})
+    else:
+        found = {path: text.encode("utf-8") for path, text in packed.items()}
+    if found.keys() != manifest.keys():
+        raise PackError(f"what is packed is not what the manifest names: {sorted(found.keys() ^ manifest.keys())[:5]}")
+    for path, data in found.items():
         size, sha256 = manifest[path]
-        data = _inflated(path, text, size) if compressed else text.encode("utf-8")
         if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
             raise PackError(f"{path!r} is not what was packed: its hash differs from the manifest's")
-        files[path] = data
-    return files
+    return found
 
 
-def _inflated(path: str, text: str, size: int) -> bytes:
-    """At most `size` bytes, whatever the data would become."""
+def _inflated(text: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """The files; never more bytes than their sizes, whatever the data would become."""
+    total = sum(sizes.values())
     inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(base64.b64decode(text, validate=True), size + 1)
+        data = inflater.decompress(base64.b64decode("".join(text.split()), validate=True), total + 1)
     except (ValueError, zlib.error) as error:
-        raise PackError(f"{path!r} can't be decompressed: {error}") from None
-    if len(data) > size or not inflater.eof or inflater.unused_data:
-        raise PackError(f"{path!r} is not of the {size} bytes that the manifest says")
-    return data
+        raise PackError(f"what is packed can't be decompressed: {error}") from None
+    if len(data) != total or not inflater.eof or inflater.unused_data:
+        raise PackError(f"what is packed is not of the {total} bytes that the manifest says")
+    files, begin = {}, 0
+    for path, size in sizes.items():
+        files[path] = data[begin : begin + size]
+        begin += size
+    return files
 
 
 def unpack(files: Mapping[str, bytes], folder: str) -> None:
@@ -110,10 +116,10 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self.texts[fullname]
 
 
-def start(packed: Mapping[str, str], manifest: Mapping[str, Sequence], compressed: bool) -> tuple[dict, dict]:
+def start(packed: Mapping[str, str] | str, manifest: Mapping[str, Sequence]) -> tuple[dict, dict]:
     """The packed files (bytes by path) and module sources (text by name), which can be imported from now on."""
     try:
-        files = read_files(packed, manifest, compressed)
+        files = read_files(packed, manifest)
     except PackError as error:
         print(f"error: this file was changed after it was packed: {error}", file=sys.stderr)
         sys.exit(4)

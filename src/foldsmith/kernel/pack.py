@@ -32,12 +32,9 @@ OPTIONS = {options}
 
 MANIFEST = {manifest}  # bytes and sha256
 
-COMPRESSED = {compressed}
-PACKED = {{
-{packed}
-}}
+PACKED = {packed}
 
-FILES, SOURCES = start(PACKED, MANIFEST, COMPRESSED)
+FILES, SOURCES = start(PACKED, MANIFEST)
 
 if __name__ == "__main__":
     from foldsmith.errors import run
@@ -57,21 +54,20 @@ def render(contents: Contents, compress: bool) -> str:
         check_paths(contents.files)
     except PackError as error:
         raise UserError(f"can't be packed: {error}") from None
-    files = sorted(contents.files.items())
+    files = dict(sorted(contents.files.items()))
     text = _TEMPLATE.format(
         name=contents.name,
         writes=contents.writes,
         version=foldsmith.__version__,
         loader=Path(__file__).with_name("loader.py").read_text(encoding="utf-8").strip(),
         options=pprint.pformat(contents.options, width=118),
-        manifest=pprint.pformat(manifest(contents.files), width=118),
-        compressed=compress,
-        packed="\n".join(f"{path!r}: {_deflated(text) if compress else _literal(text)}," for path, text in files),
+        manifest=pprint.pformat(manifest(files), width=118),
+        packed=_deflated(files) if compress else _readable(files),
         tail=contents.tail,
     )
     size = len(text.encode("utf-8"))
     if size > LARGEST:
-        largest = sorted(((len(text), path) for path, text in files), reverse=True)[:3]
+        largest = sorted(((len(text), path) for path, text in files.items()), reverse=True)[:3]
         named = ", ".join(f"{path} {length / 1000:.0f} KB" for length, path in largest)
         raise UserError(
             f"{contents.name}.py would have {size / 1000:.0f} KB, and a kernel may have {LARGEST // 1000}; "
@@ -99,5 +95,11 @@ def _literal(text: str) -> str:
     return repr(text)
 
 
-def _deflated(text: str) -> str:
-    return repr(base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"))
+def _readable(files: Mapping[str, str]) -> str:
+    return "{\n" + "".join(f"{path!r}: {_literal(text)},\n" for path, text in files.items()) + "}"
+
+
+def _deflated(files: Mapping[str, str]) -> str:
+    """All files in one stream, which is smaller than a stream each."""
+    data = base64.b64encode(zlib.compress("".join(files.values()).encode("utf-8"), 9)).decode("ascii")
+    return '"""\n' + "".join(f"{data[begin : begin + 118]}\n" for begin in range(0, len(data), 118)) + '"""'
