@@ -69,10 +69,8 @@ def test_without_a_run_the_folds_are_made_when_it_is_packed(chain, tmp_path, mon
 
 def test_a_validation_kernel_names_the_weights_it_needs(chain, tmp_path):
     for script, words in (("predict_oof.py", []), ("train.py", ["--predict_oof"])):
-        words = [*words, "--weights", str(chain.weights("a", 1))]
-        options = (
-            packed(pack(chain, tmp_path, script, *words))["options"] if not words[0].startswith("--p") else options
-        )
+        pack(chain, tmp_path, script, *words, "--weights", str(chain.weights("a", 1)))
+        options = packed(tmp_path / "a_predict_oof" / "a_predict_oof.py")["options"]
         assert list(options["weights"]) == ["a_f1.safetensors"] and options["needs_weights"] is True
         assert options["arguments"] == []
     manifest = json.loads((tmp_path / "a_predict_oof" / "manifest.json").read_text())
