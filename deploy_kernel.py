@@ -20,9 +20,8 @@ except ModuleNotFoundError as missing:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style, allow_abbrev=False)
     add = parser.add_argument
     add("script", help="ensemble_inference.py, train.py, predict_oof.py, or another with a main(argv)")
     add("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
@@ -42,16 +41,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help="a YAML with a deploy section (default: deploy.yml, if there is one)",
     )
-    add("--user", metavar="NAME", help="your name on Kaggle")
-    add("--title", help="of the kernel")
-    add("--id", metavar="USER/SLUG", help="of the kernel (default: from user and title)")
     add("--dataset", action="append", metavar="USER/SLUG", help="an input; may be repeated")
     add("--competition", action="append", metavar="SLUG", help="an input; may be repeated")
-    add("--weights-dataset", metavar="USER/SLUG", help="the dataset that --stage-weights gathers; an input")
-    add("--machine-shape", metavar="NAME", help="such as NvidiaTeslaT4")
-    add("--public", action="store_true", help="is_private: false")
-    add("--no-gpu", action="store_true", help="enable_gpu: false")
-    add("--internet", action="store_true", help="enable_internet: true")
+    texts = {
+        "user": "NAME",
+        "title": "TITLE",
+        "id": "USER/SLUG",
+        "weights-dataset": "USER/SLUG",
+        "machine-shape": "NAME",
+    }
+    for name, value in texts.items():
+        add(f"--{name}", metavar=value, help=f"{name.replace('-', '_')} of the deploy section")
+    for name, what in (("public", "is_private: false"), ("no-gpu", "enable_gpu: false"), ("internet", "enable it")):
+        add(f"--{name}", action="store_true", help=what)
     args, words = parser.parse_known_args(argv)
 
     from foldsmith.kernel.command import run_deploy

@@ -17,8 +17,10 @@ from foldsmith.config import load_config
 from foldsmith.data.oof_files import read_sidecar
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_lines
+from foldsmith.kernel import pack as pack_module
 from foldsmith.kernel.check import run_packed
-from foldsmith.kernel.contents import _without
+from foldsmith.kernel.contents import _without, script_contents
+from foldsmith.kernel.pack import render
 from foldsmith.models.weights import read_header
 from foldsmith.training.kernel import arguments
 from tests.conftest import DATA, ROOT, Chain
@@ -96,6 +98,17 @@ def test_pretrained_weights_are_a_file_to_upload(chain, tmp_path):
         assert list(weights) == [f"{name}.safetensors"] and (weights[f"{name}.safetensors"][0] == 7) == (
             name == "start"
         )
+
+
+def test_the_folds_of_a_hundred_thousand_images_fit_into_a_kernel():
+    contents = script_contents(Path("train.py"), ["--config", "clipart_tiny.yml"])
+    assert len(render(contents, compress=False)) < 450_000
+    contents.files["folds.txt"] = " ".join(str(row * 7 % 40) for row in range(109_237))
+    assert len(render(contents, compress=False)) < pack_module.LARGEST
+    contents.files["folds.txt"] = " ".join(str(row * row % 41 % 5) for row in range(400_000))
+    with pytest.raises(UserError, match="the largest parts: folds.txt 800 KB"):
+        render(contents, compress=False)
+    assert len(render(contents, compress=True)) < pack_module.LARGEST
 
 
 def test_any_script_with_a_main_can_be_packed(tmp_path):

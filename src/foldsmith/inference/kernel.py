@@ -1,6 +1,7 @@
 """What a packed inference kernel runs: the proof of the machine, then prediction of what lies below ../input."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None, files: Mapping[str, bytes], options: Mappin
         options: what was decided when the kernel was packed (kernel/contents.py).
     """
     args = _parser(options).parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the log of a kernel that is killed shows how far it came
     # Kernels have no network: say so to every library before it is imported, else it waits for time-outs.
     os.environ["HF_HUB_OFFLINE"] = "1"
     if "passphrase" in options:
@@ -84,7 +87,7 @@ def _infer(
         data_root = data_below_inputs(wanted.config)
     inputs = inputs_or_error(wanted, roots, data_root, OUTPUT)
     weights = proved_weights(hashes, inputs.weights)
-    print(f"{len(weights)} weights files are the ensemble's", flush=True)
+    print(f"{len(weights)} weights files are the ensemble's")
     for line in changed_versions(options["built_with"]):
         print(f"another version than where this was packed: {line}")
 
@@ -93,7 +96,6 @@ def _infer(
 
     devices = working_devices(pick_devices(args.device))
     _say_time(ensemble, inputs.images, budget, len(devices))
-    sys.stdout.flush()
     run = Options(roots, OUTPUT, devices, data_root=data_root, budget=budget, weights=weights)
     run_ensemble(ensemble, run, stands)
 

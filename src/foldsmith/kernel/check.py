@@ -66,6 +66,7 @@ def run_packed(
         if not passphrase:
             environment.pop(PASSPHRASE, None)
         command = [*_sandboxed(folder, real, network), str(script.resolve()), *words]
+        sys.stdout.flush()
         started = time.monotonic()
         done = subprocess.run(command, cwd=folder / WORKING, env=environment)
         seconds = time.monotonic() - started

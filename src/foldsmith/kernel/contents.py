@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foldsmith.config import Config, Deploy, dump_yaml, load_config
 from foldsmith.ensemble.file import find_ensemble, read_ensemble
@@ -17,6 +17,10 @@ from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines
 from foldsmith.inference.find import PASSPHRASE, SUFFIX, hashes_of, look_for, proved_weights
 from foldsmith.kernel.sources import packed_sources
+
+if TYPE_CHECKING:
+    from foldsmith.data.tables import Table
+    from foldsmith.training.folder import RunFolder
 
 INFERENCE = ["torch", "timm", "numpy", "opencv-python-headless", "pydantic", "PyYAML", "safetensors", "tqdm"]
 TRAINING = [*INFERENCE, "albumentations", "scikit-learn", "iterative-stratification", "scipy", "matplotlib"]
@@ -91,7 +95,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
         files=files,
         options={
             "ensemble": path.name,
-            "weights": _facts(known),
+            "weights": _facts(known, hashes),
             "classes": next((len(header["classes"]) for header in headers.values()), None),
             "built_with": _versions(INFERENCE),
         },
@@ -131,7 +135,8 @@ def script_contents(script: Path, words: Sequence[str]) -> Contents:
         args = module.parser().parse_args(words)
         if getattr(args, "fresh", False):
             raise UserError("means nothing in a kernel, which starts in an empty folder", key="--fresh")
-        _add_experiment(contents, vars(args), needs_weights=script.stem == "predict_oof")
+        if {"config", "set", "output"} <= vars(args).keys():
+            _add_experiment(contents, vars(args), needs_weights=script.stem == "predict_oof")
     return contents
 
 
@@ -168,7 +173,7 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
     path = f"configs/{config.name}.yml"
     contents.files[path] = dump_yaml(config.model_dump(mode="json"))
     table = read_table(config)
-    contents.files["folds.txt"] = _folds_text(config, run)
+    contents.files["folds.txt"] = _folds_text(config, table, run)
     tables = {}
     for key in TABLES:
         value = getattr(config.data, key)
@@ -192,18 +197,16 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
         "config": path,
         "ids_sha256": sha256_lines(table.ids),
         "tables": tables,
-        "weights": _facts(contents.weights) | {name: (None, None) for name in contents.not_here},
+        "weights": _facts(contents.weights, {}) | {name: (None, None) for name in contents.not_here},
         "needs_weights": needs_weights,
         "output": str(args["output"]),
     }
 
 
-def _folds_text(config: Config, run: Any) -> str:
+def _folds_text(config: Config, table: "Table", run: "RunFolder") -> str:
     """The fold of every row of the label table; ids would take a megabyte for a hundred thousand images."""
     from foldsmith.data.folds import load_folds, make_folds
-    from foldsmith.data.tables import read_table
 
-    table = read_table(config)
     fold_of = load_folds(config, table, run.folds).fold_of if run.folds.is_file() else make_folds(config, table)
     numbers = [str(fold) for fold in fold_of.tolist()]
     return "".join(" ".join(numbers[row : row + 50]) + "\n" for row in range(0, len(numbers), 50))
@@ -229,9 +232,17 @@ def _headers(weights: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     return {name: read_header(path) for name, path in weights.items()}
 
 
-def _facts(weights: Mapping[str, Path]) -> dict[str, tuple[int, str]]:
-    """Bytes and sha256 by name. Where a .pth stands for a name, nothing is known of the file of that name itself."""
-    return {name: (path.stat().st_size, sha256_file(path)) for name, path in weights.items() if path.name == name}
+def _facts(weights: Mapping[str, Path], hashes: Mapping[str, str | None]) -> dict[str, tuple[int, str]]:
+    """Bytes and sha256 by name. Where a .pth stands for a name, nothing is known of the file of that name itself.
+
+    Args:
+        hashes: those that have been computed already.
+    """
+    return {
+        name: (path.stat().st_size, hashes.get(name) or sha256_file(path))
+        for name, path in weights.items()
+        if path.name == name
+    }
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
