@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="where weights are searched, recursively (default: the ensemble's folder, runs, ../input, /kaggle/input)",
+        help="where weights are searched, recursively, beside ../input and /kaggle/input (default: the ensemble's "
+        "folder and runs)",
     )
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the competition's folder (default: the config's)")
     parser.add_argument("--output", type=Path, default=Path("submission.csv"), metavar="FILE")

@@ -7,6 +7,7 @@ Exit codes (documented in docs/design.md, section 6):
 
 import difflib
 import errno
+import io
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ WRITE_ERRNOS = {
     errno.EISDIR,
 }
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
@@ -69,6 +70,9 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's main() as a process: user errors and signals become messages and exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no accents is no reason to fail
     try:
         main(None)
     except UserError as error:
@@ -84,7 +88,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         sys.exit(EXIT_ENVIRONMENT)
     except (MemoryError, RuntimeError) as error:
         # torch's own classes can't be named here: importing torch takes seconds
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         what = str(error) or "out of memory"
         print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)

@@ -26,6 +26,10 @@ def run_command(args: Namespace, usage_error: Callable[[str], Any]) -> None:
         raise UserError(f"expected a number in 0..1, got {args.threshold}", key="--threshold")
     if args.threshold is not None and not (args.from_predictions or (ways and ways != ["vote"])):
         usage_error("--threshold goes with --from-predictions, --mean or --geometric")
+    if args.threshold is not None and ways and {path.suffix for path in getattr(args, ways[0])} == {".csv"}:
+        usage_error("means of csv files are probabilities again: --threshold goes with .npy files")
+    if args.deadline is not None and (ways or args.from_predictions):
+        usage_error("--deadline is for running models")
     ensemble = None if args.ensemble is None else read_ensemble(find_ensemble(args.ensemble))
     if ways:
         combine(ways[0], getattr(args, ways[0]), args.output, ensemble, args.threshold)
@@ -35,7 +39,7 @@ def run_command(args: Namespace, usage_error: Callable[[str], Any]) -> None:
         submit_predictions(ensemble, args.from_predictions, args.output, args.threshold)
         return
     options = Options(
-        model_roots=args.models or [args.ensemble.parent, Path("runs"), *INPUT_ROOTS],
+        model_roots=[*(args.models or [args.ensemble.parent, Path("runs")]), *INPUT_ROOTS],
         data_root=args.data,
         output=args.output,
         devices=pick_devices(args.device),

@@ -12,6 +12,7 @@ from foldsmith.config import Config
 from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_file
+from foldsmith.inference.decoded import private_folder
 
 PASSPHRASE = "FOLDSMITH_PASSPHRASE"
 SUFFIX = ".enc"  # of files that `foldsmith encrypt` wrote
@@ -95,7 +96,7 @@ def _decrypted(path: Path, name: str) -> Path:
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
     passphrase = read_passphrase(path)
-    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-"))
+    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-", dir=private_folder()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     decrypt_file(path, folder / name, passphrase)
     return folder / name
@@ -128,7 +129,7 @@ def _files_below(roots: Sequence[Path]) -> Iterator[Path]:
                 continue
             seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            yield from (Path(folder, name) for name in sorted(files))
+            yield from (path for name in sorted(files) if (path := Path(folder, name)).is_file())
 
 
 def locate_data(config: Config, root: Path | None) -> Config:
