@@ -104,7 +104,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
         config=next(iter(configs.values()), None),
         weights=weights,
         sealed=sealed,
-        not_here=[name for name in places if name not in weights and name not in sealed],
+        not_here=sorted(name for name in places if name not in weights and name not in sealed),
     )
 
 
