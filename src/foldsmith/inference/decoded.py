@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ class DecodedImages:
         keep: what several passes will ask for; none: there is one pass, of any canvas.
         skip_bad: give unreadable images as black ones and note them in `bad`; else they are errors.
         memory_limit: bytes that the kept images may take in memory; None: half of what is free.
+        read: what reads an image; may raise ImageError.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class DecodedImages:
         *,
         skip_bad: bool = False,
         memory_limit: int | None = None,
+        read: Callable[[Path], Image] = read_image,
     ) -> None:
-        self.paths, self.skip_bad = list(paths), skip_bad
+        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read
         self.bad: dict[int, str] = {}  # reasons by row
         self._canvases = list(dict.fromkeys(keep))
         self._decoded = np.zeros(len(paths), dtype=np.bool_)
@@ -102,7 +104,7 @@ class DecodedImages:
 
     def _read(self, row: int, canvases: Sequence[Canvas]) -> list[Image]:
         try:
-            image = read_image(self.paths[row])
+            image = self.read(self.paths[row])
         except (ImageError, OSError) as error:
             if not self.skip_bad:
                 raise UserError(f"is not a readable image: {error}", file=self.paths[row]) from None

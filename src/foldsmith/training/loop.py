@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from foldsmith.config.training import Warmup
+from foldsmith.data.dataset import Batch
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.inference.predict import Pipeline, autocast, to_input
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
 from foldsmith.training.checkpoints import Training
+from foldsmith.training.device_transforms import move_images
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
 
@@ -51,10 +53,10 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
         for batch, item in enumerate(bar):
             if isinstance(item, UserError):
                 raise item
-            images, rows = item
+            rows = item.rows.numpy()
             group_start = batch - batch % plan.accum_batches
             group = min(plan.accum_batches, len(loader) - group_start)
-            loss = backward(training, plan, batch, images, table.targets(rows), group)
+            loss = backward(training, plan, batch, item, table.targets(rows), group)
             losses.append(loss)
             bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
             if bad_steps >= MAX_BAD_STEPS:
@@ -78,20 +80,20 @@ def _thaw(training: Training, plan: EpochPlan) -> None:
     train_mode(training.model)
 
 
-def backward(training: Training, plan: EpochPlan, batch: int, images: Tensor, targets: np.ndarray, group: int) -> float:
+def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, targets: np.ndarray, group: int) -> float:
     """Add a batch's gradients; returns its loss.
 
     Args:
-        batch: its number in the epoch.
-        images: uint8 (N, H, W, 3).
+        number: the batch's, in the epoch.
         targets: bool (N, classes).
         group: batches whose gradients are averaged.
     """
     pipeline = plan.pipeline
+    images = move_images(batch.images, batch.moves, pipeline.device)
     x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
     if plan.mixing is not None:
-        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, batch]))
+        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, number]))
     with autocast(pipeline.device, pipeline.amp):
         try:
             logits = training.model(x)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from foldsmith.config import Config
+from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import load_folds, make_folds
 from foldsmith.data.images import find_images
 from foldsmith.data.pseudo import TrainTable, read_train_table, train_images
@@ -57,8 +58,11 @@ def train_experiment(
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
     open_run(run, config, fresh=fresh, only_fold=only_fold)
     folds = load_folds(config, table, run.folds, made)
-    for fold in range(config.data.num_folds) if only_fold is None else [only_fold]:
-        train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
+    wanted = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
+    # Where there is something to train: finished folds read no images.
+    read = cached_images(config, images.groups, build=not all(run.weights(fold).is_file() for fold in wanted))
+    for fold in wanted:
+        train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device, read))
     return run
 
 
@@ -134,7 +138,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
     # Data: the rows outside the fold, in an order and with augmentations that follow from (seed, epoch) alone.
     rows = job.train.rows(job.folds, job.fold)
     table = job.train.table.take(rows)
-    loader, order = build_loader(stage.config, table, [job.images.train[row] for row in rows], device)
+    loader, order = build_loader(stage.config, table, [job.images.train[row] for row in rows], device, job.read)
     whole = order.batches
     batches = [max(1, round(whole * stage.share_of_epoch(epoch))) for epoch in range(stage.epochs)]
     plan = build_plan(stage, job.table, pipeline_of(stage.config, device), whole, batches)

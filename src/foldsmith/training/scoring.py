@@ -17,6 +17,7 @@ from foldsmith.metrics import METRICS, find_metric
 from foldsmith.models.build import is_frozen
 from foldsmith.models.weights import save_weights
 from foldsmith.training.checkpoints import Training, save_checkpoint
+from foldsmith.training.device_transforms import move_images
 from foldsmith.training.job import FoldJob
 from foldsmith.training.loop import EpochPlan
 from foldsmith.training.records import append_timing, write_metrics
@@ -73,7 +74,7 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     """
     rows = job.folds.valid_rows(job.fold)
     targets = job.table.targets(rows)
-    images = DecodedImages([job.images.table[row] for row in rows])
+    images = DecodedImages([job.images.table[row] for row in rows], read=job.read)
     probabilities = predict(model, images, plan.pipeline, ["identity"], f"{job.config.name} fold {job.fold} {what}")
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
@@ -105,7 +106,8 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
         for item in loader:
             if isinstance(item, UserError):
                 raise item
-            yield to_input(item[0], pipeline.mean, pipeline.std, pipeline.device)
+            images = move_images(item.images, item.moves, pipeline.device)
+            yield to_input(images, pipeline.mean, pipeline.std, pipeline.device)
 
     model = training.swa.module
     frozen = [(module, deepcopy(module.state_dict())) for module in model.modules() if is_frozen(module)]

@@ -1,6 +1,6 @@
 """From a config to the objects that train: model, loss, optimizer, schedule, and the plan of an epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from foldsmith.config import Config
 from foldsmith.config.training import Optimizer, Train
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
-from foldsmith.data.images import geometry_of
+from foldsmith.data.images import Image, geometry_of
 from foldsmith.data.sampling import build_sampler, class_weights
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
@@ -88,16 +88,16 @@ def _rates(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def build_loader(
-    config: Config, table: Table, paths: Sequence[Path], device: torch.device
+    config: Config, table: Table, paths: Sequence[Path], device: torch.device, read: Callable[[Path], Image]
 ) -> tuple[DataLoader, EpochOrder]:
     """Training batches, and what says for each epoch which images they hold.
 
     Args:
-        table: the rows to train on; `paths` are their images.
+        table: the rows to train on; `paths` are their images, which `read` reads.
     """
     train = config.train
     augment = Augment(config.augmentations, geometry_of(config))
-    images = AugmentedImages(paths, table.ids, augment, train.seed)
+    images = AugmentedImages(paths, table.ids, augment, train.seed, read)
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
     order = EpochOrder(len(images), train.batch_size, train.seed, max_batches, build_sampler(train.sampler, table))
     workers = auto_workers(device.type) if train.workers == "auto" else train.workers
