@@ -227,7 +227,7 @@ def test_an_unreadable_image_is_named_through_a_worker(tmp_path):
 @pytest.mark.parametrize(
     ("options", "made"),
     [
-        ({"rotate90": True}, r"uint8 \(48, 64, 3\)"),
+        ({"extra": [{"name": "Transpose", "params": {"p": 1.0}}]}, r"uint8 \(48, 64, 3\)"),
         ({"extra": [{"name": "Normalize", "params": {}}]}, r"float32 \(64, 48, 3\)"),
     ],
 )

@@ -35,7 +35,6 @@ class CachedImages:
 
     def __init__(self) -> None:
         self._places: dict[Path, tuple[Image, int, int, int]] = {}  # pixels of the cache, offset, height, width
-        self._open: list[IO[bytes]] = []  # a cache is locked, and so kept, as long as its file is open
 
     def __call__(self, path: Path) -> Image:
         """The image, scaled or not, uint8 (height, width, 3); may be read-only. Raises ImageError."""
@@ -46,7 +45,10 @@ class CachedImages:
         return pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
     def add(self, file: IO[bytes], paths: Sequence[Path]) -> bool:
-        """Read `paths` from a cache's file from now on; False when it is none of so many images, or damaged."""
+        """Read `paths` from a cache's file from now on; False when it is none of so many images, or damaged.
+
+        The file may be closed: the mapping has a descriptor of its own, which keeps the file's lock.
+        """
         size, count = os.fstat(file.fileno()).st_size, len(paths)
         if size < _header_size(count):
             return False
@@ -57,7 +59,6 @@ class CachedImages:
             return False
         places = zip(offsets[:-1].tolist(), sizes.tolist(), strict=True)
         self._places |= {path: (data, start, *shape) for path, (start, shape) in zip(paths, places, strict=True)}
-        self._open.append(file)
         return True
 
 
@@ -129,9 +130,9 @@ class CacheMaker:
         if size > free_memory() / 2:
             raise _no_room(f"{self.words}: {size / 1e9:.1f} GB are more than half of the memory that is free")
         print(f"decoding {self.words}, once: {size / 1e6:.0f} MB of memory", flush=True)
-        file = os.fdopen(os.memfd_create("foldsmith-images"), "w+b")
-        self._write(file)
-        images.add(file, self.paths)
+        with os.fdopen(os.memfd_create("foldsmith-images"), "w+b") as file:
+            self._write(file)
+            images.add(file, self.paths)
 
     def estimate(self) -> int:
         """Bytes that the cache will take, from the scaled sizes of a few images."""
@@ -141,16 +142,15 @@ class CacheMaker:
 
     def _add_existing(self, images: CachedImages) -> bool:
         try:
-            file = open(self.path, "rb")  # noqa: SIM115
+            with open(self.path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # nobody evicts it while this process, or a worker of it, reads it
+                found = images.add(file, self.paths)
         except OSError:
             return False
-        fcntl.flock(file, fcntl.LOCK_SH)  # nobody evicts it while this process, or a worker of it, lives
-        if images.add(file, self.paths):
+        if found:
             with contextlib.suppress(OSError):  # of another user
                 os.utime(self.path)  # for the least recently used to be known
-            return True
-        file.close()
-        return False
+        return found
 
     def _scaled(self, path: Path) -> Image:
         try:

@@ -63,7 +63,7 @@ class AugmentedImages(Dataset):
                 image = self.read(self.paths[row])
                 pixels[position], moved = self.augment(image, (self.seed, epoch, self.keys[row], repeat))
             except ImageError as error:
-                return UserError(f"is not a readable image: {error}", file=self.paths[row])
+                return UserError(f"is not a readable image: {error}", file=str(self.paths[row]))
             except UserError as error:
                 return error
             moves.append(moved)
@@ -122,9 +122,13 @@ def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pi
 
 
 def auto_workers(device: str) -> int:
-    """Data loading processes for this machine: one feeds the model on a CPU; on CUDA it takes all cores but one."""
+    """Data loading processes for this machine.
+
+    On CUDA all cores but one feed the model. On CPU a process would take a core from the model, which costs more than
+    it hides (docs/performance.md): batches are made between the steps, unless there are cores to spare.
+    """
     cores = len(os.sched_getaffinity(0))
-    return 1 if device == "cpu" else max(1, min(8, cores - 1))
+    return min(2, cores // 8) if device == "cpu" else max(1, min(8, cores - 1))
 
 
 def _init_worker(worker: int) -> None:

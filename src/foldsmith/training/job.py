@@ -55,6 +55,8 @@ class FoldJob:
     fold: int
     device: torch.device
     read: Callable[[Path], Image]  # what reads an image, from a cache where there is one
+    profile: bool = False  # the first epoch that is trained
+    workers: int = 0  # data loading processes
 
     @property
     def identity(self) -> dict[str, Any]:

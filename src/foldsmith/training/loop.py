@@ -1,7 +1,8 @@
 """One epoch of training."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,19 +42,36 @@ class EpochPlan:
     seed: int
 
 
-def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: Table, description: str) -> float:
-    """Train for one pass over the loader; returns the mean loss over its batches with a finite one.
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch of training was."""
+
+    loss: float  # mean over the batches with a finite one
+    images: int
+    seconds: float
+    waiting: float  # seconds of these in which there was no batch yet
+
+
+def train_epoch(
+    training: Training,
+    plan: EpochPlan,
+    loader: DataLoader,
+    table: Table,
+    description: str,
+    after_batch: Callable[[], None] | None = None,
+) -> Epoch:
+    """Train for one pass over the loader.
 
     Gradients of `accum_batches` batches are averaged into one step; a smaller last group is averaged over its own size.
     """
     _thaw(training, plan)
     losses: list[float] = []
-    bad_steps = 0
-    with tqdm(loader, desc=description, unit="batch", disable=None, leave=False) as bar:
-        for batch, item in enumerate(bar):
-            if isinstance(item, UserError):
-                raise item
+    bad_steps = images = 0
+    batches, started = _Timed(loader), time.perf_counter()
+    with tqdm(total=len(loader), desc=description, unit="batch", disable=None, leave=False) as bar:
+        for batch, item in enumerate(batches):
             rows = item.rows.numpy()
+            images += len(rows)
             group_start = batch - batch % plan.accum_batches
             group = min(plan.accum_batches, len(loader) - group_start)
             loss = backward(training, plan, batch, item, table.targets(rows), group)
@@ -65,11 +83,31 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
                 _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
                 if plan.warmup is not None and training.progress.step == plan.warmup.steps:
                     _thaw(training, plan)
-            bar.set_postfix(loss=f"{loss:.4f}")
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+            if after_batch is not None:
+                after_batch()
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise _not_finite(training, losses[-1], [table.ids[row] for row in rows])
-    return float(np.mean(finite))
+    return Epoch(float(np.mean(finite)), images, time.perf_counter() - started, batches.waiting)
+
+
+class _Timed:
+    """The batches of a loader, and how long they were waited for."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.waiting = 0.0  # seconds
+
+    def __iter__(self) -> Iterator[Batch]:
+        started = time.perf_counter()
+        for item in self.loader:
+            self.waiting += time.perf_counter() - started
+            if isinstance(item, UserError):
+                raise item
+            yield item
+            started = time.perf_counter()
 
 
 def _thaw(training: Training, plan: EpochPlan) -> None:
