@@ -20,6 +20,9 @@ def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> It
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
 
     def finish(profiler: profile) -> None:
+        if profiler.step_num < WAIT + WARMUP + STEPS:
+            say(f"no profile: the epoch has fewer than {WAIT + WARMUP + STEPS} batches")
+            return
         with atomic_path(path) as temporary:
             # Named .json while it is written: the profiler compresses what is called otherwise in its own way.
             written = temporary.with_suffix(".json")
@@ -32,5 +35,3 @@ def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> It
     plan = schedule(wait=WAIT, warmup=WARMUP, active=STEPS, repeat=1)
     with profile(activities=kinds, schedule=plan, on_trace_ready=finish) as profiler:
         yield profiler.step
-    if not path.is_file():
-        say(f"no profile: the epoch has fewer than {WAIT + WARMUP + STEPS} batches")
