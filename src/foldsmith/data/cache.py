@@ -50,7 +50,7 @@ class CachedImages:
         The file may be closed: the mapping has a descriptor of its own, which keeps the file's lock.
         """
         size, count = os.fstat(file.fileno()).st_size, len(paths)
-        if size < _header_size(count):
+        if size < _header_size(count):  # or empty, which can't be mapped
             return False
         data = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), dtype=np.uint8)
         header = data[: _header_size(count)].view(np.int64)
@@ -58,7 +58,9 @@ class CachedImages:
         if header[0] != MAGIC or header[1] != count or offsets[-1] != size:
             return False
         places = zip(offsets[:-1].tolist(), sizes.tolist(), strict=True)
-        self._places |= {path: (data, start, *shape) for path, (start, shape) in zip(paths, places, strict=True)}
+        self._places |= {
+            path: (data, start, *size) for path, (start, size) in zip(paths, places, strict=True) if size[0]
+        }
         return True
 
 
@@ -70,7 +72,7 @@ def cached_images(config: Config, groups: Iterable[Sequence[Path]], *, build: bo
         build: False: only look for what exists on disk.
 
     Raises:
-        UserError: an image can't be read; or there is no room, and the config wants a cache all the same.
+        UserError: there is no room, and the config wants a cache all the same.
     """
     images, mode = CachedImages(), config.data.cache
     geometry = geometry_of(config)
@@ -153,10 +155,11 @@ class CacheMaker:
         return found
 
     def _scaled(self, path: Path) -> Image:
+        """The image as the cache has it; an unreadable one has no pixels: whoever wants it reads its file."""
         try:
             image = read_image(path)
-        except ImageError as error:
-            raise UserError(f"is not a readable image: {error}", file=path) from None
+        except ImageError:
+            return np.empty((0, 0, 3), dtype=np.uint8)
         return image if self.geometry is None else self.geometry.scale(image)
 
     def _write(self, file: IO[bytes]) -> None:
