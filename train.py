@@ -24,20 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         import predict_oof
 
         return predict_oof.main([word for word in words if word != "--predict_oof"])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    parser.add_argument("--fold", type=int, help="train this fold only, counted from 0")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
-    parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
-    parser.add_argument("--profile", action="store_true", help="trace some steps: profile.json in the fold's folder")
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     if args.smoke and (args.fresh or args.fold is not None):
-        parser.error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
+        parser().error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
 
     from foldsmith.config import load_config
     from foldsmith.inference.predict import pick_device
@@ -52,6 +41,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         where = {"output": args.output, "device": device, "only_fold": args.fold}
         train_experiment(config, **where, fresh=args.fresh, profile=args.profile)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("--fold", type=int, help="train this fold only, counted from 0")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
+    parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
+    parser.add_argument("--profile", action="store_true", help="trace some steps: profile.json in the fold's folder")
+    return parser
 
 
 if __name__ == "__main__":
