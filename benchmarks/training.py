@@ -6,7 +6,8 @@
 
 1  a, b: epochs of the real loop (train_epoch) on fold 0 of data/clipart, test_efficientnet, 96 px, batches of 16;
    a with the presets of the published 7-model recipes, b with crop and flip; c: the same forward pass, backward pass
-   and step on one batch that is in memory. In other forms, too: without the cache, with a worker, with one thread.
+   and step on one batch that is in memory. In other forms, too: without the cache, made ahead by a
+   thread or by a worker process, with as many torch threads as cores and with one less.
 2  600 PNG images of 300 x 400 pixels (the size of iMet's): the first epoch, which fills the cache, and the next ones
 3  batches without a model, per core, against a loop of cv2.imread
 4  from the command to the first step, and --help
@@ -18,10 +19,10 @@ import contextlib
 import io
 import json
 import os
+import queue
 import statistics
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,10 +32,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from start_and_memory import item_4, item_5
 
 from foldsmith.config import load_config
+from foldsmith.config.schema import Augmentations
+from foldsmith.data.augment import build_transforms
 from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import Folds, make_folds
+from foldsmith.data.images import read_image
 from foldsmith.data.tables import read_table
 from foldsmith.inference.predict import pipeline_of, to_input
 from foldsmith.malloc import keep_freed_memory
@@ -52,32 +57,6 @@ PRESETS = [
     *("augmentations.hflip=true", "augmentations.affine=medium", "augmentations.blur=0.3"),
     *("augmentations.distortion=0.2", "augmentations.noise=0.3", "augmentations.erase=0.5"),
 ]
-CLASSES = 1103  # of iMet 2019
-
-# What (4) runs: the real command, which ends where the first step would begin.
-FIRST_STEP = """
-import os, sys
-import train
-from foldsmith.training import loop
-loop._step = lambda *rest, **options: os._exit(0)
-train.main(sys.argv[1:])
-"""
-
-# What (5) runs in a process of its own: the memory that a table and its folds take, in bytes.
-MEMORY = """
-import sys
-from foldsmith.config.schema import Config
-from foldsmith.data.folds import make_folds
-from foldsmith.data.tables import read_table
-def memory(what): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if what in line)
-before = memory("VmRSS")
-config = Config.model_validate({"data": {"root": ".", "train_csv": sys.argv[1]}, "train": {"num_epochs": 1},
-    "model": {"arch": "x", "input_size": 8}, "optimizer": {"name": "adamw"}})
-table = read_table(config)
-kept = memory("VmRSS") - before
-make_folds(config, table)
-print(kept, memory("VmHWM"))  # ru_maxrss begins with that of the parent
-"""
 
 
 @dataclass
@@ -99,7 +78,7 @@ class Loop:
         epoch = train_epoch(self.training, self.plan, self.loader, self.table, "")
         return epoch.images / epoch.seconds
 
-    def resident(self, steps: int = 100) -> float:
+    def resident(self, steps: int = 60) -> float:
         """(c): images a second of forward pass, backward pass and step on one batch that is in memory."""
         torch.set_num_threads(self.threads)
         batch = next(iter(self.loader))
@@ -127,6 +106,24 @@ class Loop:
         return images / (time.thread_time() - started)
 
 
+class Ahead:
+    """A loader whose batches a background thread makes, two ahead."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        made: queue.Queue[Any] = queue.Queue(2)
+        thread = threading.Thread(target=lambda: [made.put(batch) for batch in self.loader])
+        thread.start()
+        for _ in range(len(self.loader)):
+            yield made.get()
+        thread.join()
+
+
 def make_loop(words: list[str], *, cache: str = "disk", workers: int = 0, threads: int = CORES) -> Loop:
     """Tables, images, split, network and loader of fold 0."""
     torch.set_num_threads(threads)
@@ -152,9 +149,12 @@ def item_1(figures: dict[str, float], repeats: int) -> None:
     """The real loop against the model alone. Forms take turns, so that none has the machine at a better time."""
     alone = make_loop(CROP_FLIP)
     forms = {}
-    for name, words in (("a", PRESETS), ("b", CROP_FLIP)):
+    for name, presets in (("a", PRESETS), ("b", CROP_FLIP)):
+        words = [*presets, "train.max_steps_per_epoch=60"]
         forms[name] = make_loop(words)
         forms[f"{name} without the cache"] = make_loop(words, cache="off")
+        forms[f"{name}, background thread"] = make_loop(words)
+        forms[f"{name}, background thread"].loader = Ahead(forms[f"{name}, background thread"].loader)
         forms[f"{name}, 1 worker, {CORES} threads"] = make_loop(words, workers=1)
         forms[f"{name}, 1 worker, {max(1, CORES - 1)} threads"] = make_loop(words, workers=1, threads=max(1, CORES - 1))
     for form in forms.values():
@@ -226,58 +226,16 @@ def item_3(figures: dict[str, float], large: list[str]) -> None:
             speed = loop.input_alone(batches)
             figures[f"{name}, {kind} / imread"] = speed / plain
             print(f"   {name:<14} {kind:<26} {speed:8.0f}   {speed / plain:5.2f} x imread")
-
-
-def item_4(figures: dict[str, float], folder: Path) -> None:
-    """Start-up, the best of three: from the command to the first step, and to the end of --help."""
-    words = ["--config", "clipart_tiny", "--fold", "0", "--fresh", "--output", str(folder / "runs")]
-    commands = {
-        "first step": [sys.executable, "-c", FIRST_STEP, *words],
-        "import torch": [sys.executable, "-c", "import torch"],
-        "--help": [sys.executable, "train.py", "--help"],
-    }
-    print("\n4  start-up, the best of three")
-    for name, command in commands.items():
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            best = min(best, time.perf_counter() - started)
-        figures[f"seconds, {name}"] = best
-        print(f"   {name:<14} {best:5.2f} s")
-
-
-def label_table(path: Path, rows: int) -> Path:
-    """A csv of random labels: 3 an image, classes as rare as iMet's rarest."""
-    generator = np.random.default_rng(0)
-    share = 1 / np.arange(1, CLASSES + 1) ** 0.9
-    labels = np.sort(generator.choice(CLASSES, (rows, 3), p=share / share.sum()), axis=1).tolist()
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("id,attribute_ids\n")
-        for row, of_image in enumerate(labels):
-            file.write(f"{row:016x},{' '.join(str(label) for label in dict.fromkeys(of_image))}\n")
-    return path
-
-
-def item_5(figures: dict[str, float], folder: Path) -> None:
-    """Memory of label tables, and the time of folds."""
-    print(f"\n5  label tables of {CLASSES} classes; target: a million rows in 2 GB")
-    for rows in (10_000, 100_000, 1_000_000):
-        path = label_table(folder / f"{rows}.csv", rows)
-        done = subprocess.run([sys.executable, "-c", MEMORY, path], check=True, capture_output=True, text=True)
-        kept, peak = (int(word) / 1e9 for word in done.stdout.split())
-        figures[f"peak GB, {rows} rows"] = peak
-        dense = rows * CLASSES / 1e9
-        print(f"   {rows:9,} rows: {kept:.2f} GB kept, peak {peak:.2f} GB with folds (dense labels: {dense:.2f} GB)")
-    words = [f"data.train_csv={label_table(folder / 'imet.csv', 109_237)}", "data.num_folds=5"]
-    config = load_config("clipart_tiny", [*words, f"data.labels_csv={folder / 'classes.csv'}"])
-    names = "".join(f"{label},{label}\n" for label in range(CLASSES))
-    (folder / "classes.csv").write_text(f"id,name\n{names}")
-    table = read_table(config)
-    started = time.perf_counter()
-    make_folds(config, table)
-    figures["seconds, folds"] = time.perf_counter() - started
-    print(f"   folds of 109,237 x {CLASSES}: {figures['seconds, folds']:.1f} s; target: 90 s")
+    image = read_image(paths[0])[:96, :96].copy()
+    options = Augmentations.model_validate({"affine": "medium", "blur": 1, "distortion": 1, "noise": 1})
+    costs = []
+    for preset in build_transforms(options, "reflect"):
+        for transform in getattr(preset, "transforms", [preset]):
+            started = time.thread_time()
+            for _ in range(200):
+                transform(force_apply=True, image=image)
+            costs.append(f"{type(transform).__name__} {(time.thread_time() - started) * 5000:.0f}")
+    print(f"   microseconds of a transform at 96 px: {', '.join(costs)}")
 
 
 @contextlib.contextmanager

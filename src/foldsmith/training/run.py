@@ -95,6 +95,12 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     return images, train, hashes
 
 
+def fill_cache(config: Config) -> None:
+    """Decode the images of an experiment into its cache on disk, as its training would."""
+    insisting = config.model_copy(update={"data": config.data.model_copy(update={"cache": "disk"})})
+    cached_images(insisting, read_images(config, read_table(config))[0].groups)
+
+
 def train_fold(job: FoldJob) -> None:
     """Train one fold to its final weights file."""
     config, weights = job.config, job.run.weights(job.fold)
