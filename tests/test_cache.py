@@ -1,5 +1,6 @@
 """The cache of decoded images: the same bytes as without, shared, built once, evicted when nobody uses it."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -170,6 +171,19 @@ def test_where_nothing_can_be_written_there_is_no_cache_and_one_notice(tmp_path,
     with pytest.raises(UserError) as caught:
         cached_images(experiment(cache="disk"), [paths])
     assert (caught.value.key, caught.value.code) == ("data.cache", 3)
+
+
+def test_a_disk_that_fills_up_while_a_cache_is_built_ends_in_no_cache(folder, paths, monkeypatch, capsys):
+    def full(self, file):
+        file.write(b"x" * 100)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache_module.CacheMaker, "_write", full)
+    read = cached_images(experiment(), [paths])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "decoded images are not cached: could not be written: No space left on device"
+    np.testing.assert_array_equal(read(paths[0]), read_image(paths[0]))
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
 
 def test_more_than_the_memory_is_cached_on_request_only(folder, paths, monkeypatch, capsys):

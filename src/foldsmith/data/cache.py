@@ -229,6 +229,8 @@ def _building(path: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"waiting for another process that decodes the images into {path}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems
+            raise _no_room(f"{path.parent} knows no locks: {error.strerror}") from None
         for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a builder that was killed
             left.unlink()
         yield
