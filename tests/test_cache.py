@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 import predict_oof
+from foldsmith import cli
 from foldsmith.config.schema import Augmentations
 from foldsmith.data import cache as cache_module
 from foldsmith.data.augment import Augment
@@ -111,6 +112,16 @@ def test_other_folds_experiments_and_oof_decode_nothing(small, tmp_path, folder,
     predict_oof.main(first)
     assert "decoding" not in capsys.readouterr().out
     assert (run / "clipart_tiny_f0.npy").read_bytes() == expected
+
+
+def test_check_data_fills_the_cache_of_a_training(small, tmp_path, folder, monkeypatch, capsys):
+    words = ["check-data", "--config", "clipart_tiny", "--cache", "--set", *small]
+    cli.main(words)
+    assert "decoding 160 images, fit 48 x 48, once: 1 MB" in capsys.readouterr().out
+    forbid_decoding(monkeypatch)
+    cli.main(words)
+    fold0(small, tmp_path)
+    assert len(caches(folder)) == 1
 
 
 def test_the_size_is_said_beforehand_and_a_changed_file_makes_another_cache(folder, paths, capsys):

@@ -58,7 +58,7 @@ def test_a_run_reports_its_speed_and_can_be_profiled(small, tmp_path, threads):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
         seconds = 80 / float(row["train_images_per_second"])  # 80 of the 160 images are trained on
-        assert seconds == pytest.approx(float(row["train_seconds"]), abs=0.006)
+        assert seconds == pytest.approx(float(row["train_seconds"]), rel=0.03)
         assert 0 < float(row["waiting_share"]) < 1
         assert row["cuda_peak_gb"] == ""
     log = (run / "train.log").read_text()

@@ -48,7 +48,7 @@ class DecodedImages:
         keep: what several passes will ask for; none: there is one pass, of any canvas.
         skip_bad: give unreadable images as black ones and note them in `bad`; else they are errors.
         memory_limit: bytes that the kept images may take in memory; None: half of what is free.
-        read: what reads an image; may raise ImageError.
+        read: what reads an image; may raise ImageError; None: read_image.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class DecodedImages:
         *,
         skip_bad: bool = False,
         memory_limit: int | None = None,
-        read: Callable[[Path], Image] = read_image,
+        read: Callable[[Path], Image] | None = None,
     ) -> None:
-        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read
+        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read or read_image
         self.bad: dict[int, str] = {}  # reasons by row
         self._canvases = list(dict.fromkeys(keep))
         self._decoded = np.zeros(len(paths), dtype=np.bool_)
