@@ -52,10 +52,13 @@ def test_threads_and_workers_share_the_cores_and_stay_what_they_were(monkeypatch
 
 
 def test_a_run_reports_its_speed_and_can_be_profiled(small, tmp_path, threads):
-    run = fold0(small, tmp_path, "train.workers=auto", "train.batch_size=4", words=("--profile",)) / "fold0"
+    run = (
+        fold0(small, tmp_path, "train.workers=auto", "train.batch_size=4", "train.num_epochs=1", words=("--profile",))
+        / "fold0"
+    )
     with open(run / "timings.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == ["1"]
     for row in rows:
         seconds = 80 / float(row["train_images_per_second"])  # 80 of the 160 images are trained on
         assert seconds == pytest.approx(float(row["train_seconds"]), rel=0.03)

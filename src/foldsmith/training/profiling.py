@@ -24,10 +24,7 @@ def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> It
             say(f"no profile: the epoch has fewer than {WAIT + WARMUP + STEPS} batches")
             return
         with atomic_path(path) as temporary:
-            # Named .json while it is written: the profiler compresses what is called otherwise in its own way.
-            written = temporary.with_suffix(".json")
-            profiler.export_chrome_trace(str(written))
-            written.replace(temporary)
+            profiler.export_chrome_trace(str(temporary))
         key = "self_device_time_total" if cuda else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=key, row_limit=ROWS, max_name_column_width=40)
         say(f"profile of {STEPS} batches: {path}; open it in chrome://tracing or ui.perfetto.dev\n{table}")
