@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.smoke:
         smoke(config, device)
     else:
-        train_experiment(config, output=args.output, device=device, only_fold=args.fold, fresh=args.fresh)
+        where = {"output": args.output, "device": device, "only_fold": args.fold}
+        train_experiment(config, **where, fresh=args.fresh, profile=args.profile)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
     parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
+    parser.add_argument("--profile", action="store_true", help="trace some steps: profile.json in the fold's folder")
     return parser
 
 

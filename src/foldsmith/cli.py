@@ -8,9 +8,20 @@ from collections.abc import Sequence
 
 import foldsmith
 from foldsmith import errors
-from foldsmith.tools import convert_config, demo, demo_weights, encrypt, folds, lr_find, pseudo_label, schema
+from foldsmith.tools import (
+    check_data,
+    convert_config,
+    demo,
+    demo_weights,
+    encrypt,
+    folds,
+    lr_find,
+    pseudo_label,
+    schema,
+)
 
 TOOLS = {
+    "check-data": check_data,
     "folds": folds,
     "pseudo-label": pseudo_label,
     "lr-find": lr_find,

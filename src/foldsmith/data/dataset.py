@@ -3,50 +3,72 @@
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from foldsmith.data.augment import Augment
-from foldsmith.data.images import ImageError, read_image
+from foldsmith.data.images import Image, ImageError, read_image
 from foldsmith.data.sampling import EpochDraws
 from foldsmith.errors import UserError
 
 Draw = tuple[int, int, int]  # (row of the dataset, epoch, how often the row was drawn before in this epoch)
 
 
+class Batch(NamedTuple):
+    """What the input pipeline hands over."""
+
+    images: torch.Tensor  # uint8 (N, height, width, 3)
+    moves: torch.Tensor  # int32 (N, 7): a row of Moves an image
+    rows: torch.Tensor  # int64 (N,), of the table that is trained on
+
+
 class AugmentedImages(Dataset):
-    """Draw -> (uint8 tensor (height, width, 3), row). Rows count within `paths`.
+    """Draws -> Batch. Rows count within `paths`.
 
     An unreadable image, or one that the transforms spoil, comes back as a UserError value: raised in a worker process
     it would lose its fields.
+
+    Args:
+        read: what reads an image; may raise ImageError.
     """
 
-    def __init__(self, paths: Sequence[Path], ids: Sequence[str], augment: Augment, seed: int) -> None:
-        self.paths = [str(path) for path in paths]
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        ids: Sequence[str],
+        augment: Augment,
+        seed: int,
+        read: Callable[[Path], Image] = read_image,
+    ) -> None:
+        self.paths = list(paths)
         # An image's stream follows its id, so that it stays the same when other rows come or go.
         self.keys = [zlib.crc32(name.encode("utf-8")) for name in ids]
-        self.augment = augment
-        self.seed = seed
+        self.augment, self.seed, self.read = augment, seed, read
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int] | UserError:
-        row, epoch, repeat = draw
-        try:
-            image = read_image(Path(self.paths[row]))
-            return torch.from_numpy(self.augment(image, (self.seed, epoch, self.keys[row], repeat))), row
-        except ImageError as error:
-            return UserError(f"is not a readable image: {error}", file=self.paths[row])
-        except UserError as error:
-            return error
+    def __getitem__(self, draws: Sequence[Draw]) -> Batch | UserError:
+        geometry = self.augment.geometry
+        images = torch.empty((len(draws), geometry.height, geometry.width, 3), dtype=torch.uint8)
+        pixels, moves = images.numpy(), []
+        for position, (row, epoch, repeat) in enumerate(draws):
+            try:
+                image = self.read(self.paths[row])
+                pixels[position], moved = self.augment(image, (self.seed, epoch, self.keys[row], repeat))
+            except ImageError as error:
+                return UserError(f"is not a readable image: {error}", file=str(self.paths[row]))
+            except UserError as error:
+                return error
+            moves.append(moved)
+        rows = torch.tensor([row for row, _, _ in draws])
+        return Batch(images, torch.tensor(moves, dtype=torch.int32), rows)
 
 
 class EpochOrder:
@@ -85,12 +107,12 @@ class EpochOrder:
 
 
 def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pin: bool) -> DataLoader:
-    """A loader of (uint8 (batch, height, width, 3), int64 rows), or a UserError. Set `order.epoch` before each pass."""
+    """A loader of batches; of a UserError where one fails. Set `order.epoch` before each pass."""
     return DataLoader(
         images,
-        batch_sampler=order,
+        sampler=order,
+        batch_size=None,  # the order's items are whole batches
         num_workers=workers,
-        collate_fn=_collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
         worker_init_fn=_init_worker if workers else None,
@@ -100,17 +122,13 @@ def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pi
 
 
 def auto_workers(device: str) -> int:
-    """Data loading processes for this machine: one feeds the model on a CPU; on CUDA it takes all cores but one."""
+    """Data loading processes for this machine.
+
+    On CUDA all cores but one feed the model. On CPU a process would take a core from the model, which costs more than
+    it hides (docs/performance.md): batches are made between the steps, unless there are cores to spare.
+    """
     cores = len(os.sched_getaffinity(0))
-    return 1 if device == "cpu" else max(1, min(8, cores - 1))
-
-
-def _collate(samples: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | UserError:
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-    images, rows = zip(*samples, strict=True)
-    return torch.stack(images), np.array(rows)
+    return min(2, cores // 8) if device == "cpu" else max(1, min(8, cores - 1))
 
 
 def _init_worker(worker: int) -> None:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ class DecodedImages:
         keep: what several passes will ask for; none: there is one pass, of any canvas.
         skip_bad: give unreadable images as black ones and note them in `bad`; else they are errors.
         memory_limit: bytes that the kept images may take in memory; None: half of what is free.
+        read: what reads an image; may raise ImageError; None: read_image.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class DecodedImages:
         *,
         skip_bad: bool = False,
         memory_limit: int | None = None,
+        read: Callable[[Path], Image] | None = None,
     ) -> None:
-        self.paths, self.skip_bad = list(paths), skip_bad
+        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read or read_image
         self.bad: dict[int, str] = {}  # reasons by row
         self.waited = 0.0  # seconds for images that were decoded for the first time
         self._canvases = _largest(keep)
@@ -122,7 +124,7 @@ class DecodedImages:
 
     def _read(self, row: int, canvases: Sequence[Canvas]) -> list[Image]:
         try:
-            image = read_image(self.paths[row])
+            image = self.read(self.paths[row])
             return [canvas.cut(image) for canvas in canvases]
         except (ImageError, OSError, ValueError, MemoryError, cv2.error) as error:  # of names, of sizes
             if not self.skip_bad:

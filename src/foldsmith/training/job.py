@@ -1,5 +1,6 @@
 """One fold of one experiment: all that its training reads, and what proves that artefacts belong to it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from foldsmith.config import Config
 from foldsmith.data.folds import Folds
+from foldsmith.data.images import Image
 from foldsmith.data.pseudo import TrainTable
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
@@ -25,6 +27,12 @@ class Images:
 
     table: list[Path]
     train: list[Path]
+
+    @property
+    def groups(self) -> list[list[Path]]:
+        """Those of the table, and those that are only trained on; the first are shared by more experiments."""
+        of_table = set(self.table)
+        return [self.table, [path for path in self.train if path not in of_table]]
 
     @property
     def sha256(self) -> str:
@@ -46,6 +54,9 @@ class FoldJob:
     run: RunFolder
     fold: int
     device: torch.device
+    read: Callable[[Path], Image]  # what reads an image, from a cache where there is one
+    profile: bool = False  # the first epoch that is trained
+    workers: int = 0  # data loading processes
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -25,13 +25,14 @@ def stages_seen(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
     return [{"stage": stage, "epochs": count} for stage, count in sorted(epochs.items())]
 
 
-def append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: float) -> None:
-    """A line of timings.csv. `seconds` are of training and of validation, `speed` is training images a second."""
+def append_timing(path: Path, timing: dict[str, Any]) -> None:
+    """A line of timings.csv."""
     new = not path.is_file()
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(timing), lineterminator="\n")
         if new:
-            file.write("epoch,train_seconds,valid_seconds,train_images_per_second\n")
-        file.write(f"{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
+            writer.writeheader()
+        writer.writerow(timing)
 
 
 def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: str) -> None:

@@ -5,13 +5,16 @@ train_fold         model, resume, stage after stage, the final weights
 _train_stage       data, loss, optimizer, epochs; scoring.finish_epoch validates and keeps the best
 """
 
-import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foldsmith.config import Config
+from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import load_folds, make_folds
 from foldsmith.data.images import find_images
 from foldsmith.data.pseudo import TrainTable, read_train_table, train_images
@@ -25,14 +28,29 @@ from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, 
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.loop import train_epoch
+from foldsmith.training.profiling import profiled
 from foldsmith.training.records import draw_curves
 from foldsmith.training.scoring import finish_averaging, finish_epoch
-from foldsmith.training.setup import build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
+from foldsmith.training.setup import (
+    build_loader,
+    build_network,
+    build_plan,
+    check_warmup,
+    start_stage,
+    try_stages,
+    use_cores,
+)
 from foldsmith.training.stages import StagePlan, stages_of
 
 
 def train_experiment(
-    config: Config, *, output: Path, device: torch.device, only_fold: int | None = None, fresh: bool = False
+    config: Config,
+    *,
+    output: Path,
+    device: torch.device,
+    only_fold: int | None = None,
+    fresh: bool = False,
+    profile: bool = False,
 ) -> RunFolder:
     """Train every fold of an experiment (or one), skipping what is finished and resuming what is not.
 
@@ -40,6 +58,7 @@ def train_experiment(
         config: checked by load_config.
         output: the folder that holds runs.
         fresh: start over where something is there already.
+        profile: write a trace of some steps of each fold's first epoch.
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
@@ -57,8 +76,11 @@ def train_experiment(
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
     open_run(run, config, fresh=fresh, only_fold=only_fold)
     folds = load_folds(config, table, run.folds, made)
-    for fold in range(config.data.num_folds) if only_fold is None else [only_fold]:
-        train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
+    wanted = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
+    # Where there is something to train: finished folds read no images.
+    read = cached_images(config, images.groups, build=not all(run.weights(fold).is_file() for fold in wanted))
+    for fold in wanted:
+        train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device, read, profile))
     return run
 
 
@@ -71,6 +93,12 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
+
+
+def fill_cache(config: Config) -> None:
+    """Decode the images of an experiment into its cache on disk, as its training would."""
+    insisting = config.model_copy(update={"data": config.data.model_copy(update={"cache": "disk"})})
+    cached_images(insisting, read_images(config, read_table(config))[0].groups)
 
 
 def train_fold(job: FoldJob) -> None:
@@ -88,6 +116,9 @@ def train_fold(job: FoldJob) -> None:
     if checkpoint is not None:  # of the last finished epoch
         progress = Progress(**checkpoint["progress"])
 
+    job = replace(job, workers=use_cores(config.train, job.device, checkpoint["identity"] if checkpoint else {}))
+    job.say(f"{job.workers} data loading processes, {torch.get_num_threads()} torch threads on {job.device}")
+
     stages = stages_of(config)
     for stage in stages[progress.stage :]:
         if len(stages) > 1:
@@ -98,6 +129,7 @@ def train_fold(job: FoldJob) -> None:
             checkpoint = None
             job.say(f"goes on after epoch {progress.epoch}")
         _train_stage(job, stage, training)
+        job = replace(job, profile=False)
         progress = training.progress.next_stage()
 
     # The best epoch's weights, of the last stage, become the fold's.
@@ -122,8 +154,6 @@ def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
         return None
     content = load_checkpoint(path, job.device)
     job.check_identity(content["identity"], path)
-    # Sums over threads are split by their number: the same number gives the same bits.
-    torch.set_num_threads(content["identity"]["threads"])
     return content
 
 
@@ -134,19 +164,24 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
     # Data: the rows outside the fold, in an order and with augmentations that follow from (seed, epoch) alone.
     rows = job.train.rows(job.folds, job.fold)
     table = job.train.table.take(rows)
-    loader, order = build_loader(stage.config, table, [job.images.train[row] for row in rows], device)
+    paths = [job.images.train[row] for row in rows]
+    loader, order = build_loader(stage.config, table, paths, device, job.read, job.workers)
     whole = order.batches
     batches = [max(1, round(whole * stage.share_of_epoch(epoch))) for epoch in range(stage.epochs)]
     plan = build_plan(stage, job.table, pipeline_of(stage.config, device), whole, batches)
     check_warmup(plan)
 
+    profiling: AbstractContextManager[Callable[[], None] | None] = nullcontext()
+    if job.profile:
+        profiling = profiled(job.run.fold(job.fold) / "profile.json", device, job.say)
     while progress.stage_epoch < stage.epochs and not progress.finished:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
         torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout
-        started = time.monotonic()
         description = f"{job.config.name} fold {job.fold} epoch {progress.epoch + 1}"
-        loss = train_epoch(training, plan, loader, table, description)
-        finish_epoch(job, training, plan, loss, order.batches * train.batch_size, started)
+        with profiling as after_batch:
+            epoch = train_epoch(training, plan, loader, table, description, after_batch)
+        profiling = nullcontext()
+        finish_epoch(job, training, plan, epoch)
 
     if training.swa is not None:
         order.epoch, order.batches = progress.epoch, whole

@@ -17,20 +17,16 @@ from foldsmith.metrics import METRICS, find_metric
 from foldsmith.models.build import is_frozen
 from foldsmith.models.weights import save_weights
 from foldsmith.training.checkpoints import Training, save_checkpoint
+from foldsmith.training.device_transforms import move_images
 from foldsmith.training.job import FoldJob
-from foldsmith.training.loop import EpochPlan
+from foldsmith.training.loop import Epoch, EpochPlan
 from foldsmith.training.records import append_timing, write_metrics
 from foldsmith.training.schedules import Schedule
 from foldsmith.training.stages import stages_of
 
 
-def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float, images: int, started: float) -> None:
-    """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files.
-
-    Args:
-        loss: mean training loss of the epoch.
-        images: how many were trained on since `started` (time.monotonic).
-    """
+def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch) -> None:
+    """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files."""
     progress, config = training.progress, job.config
     trained = time.monotonic()
     progress.epoch, progress.stage_epoch = progress.epoch + 1, progress.stage_epoch + 1
@@ -38,7 +34,7 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         "epoch": progress.epoch,
         "stage": progress.stage + 1,
         "lr": max(group["lr"] for group in training.optimizer.param_groups),
-        "train_loss": loss,
+        "train_loss": epoch.loss,
     }
     row |= scores(job, training.scored_model, plan, "validation")
     progress.metrics.append(row)
@@ -54,15 +50,36 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
 
     folder = job.run.fold(job.fold)
     write_metrics(folder / "metrics.csv", progress.metrics)
-    save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
-    seconds = (trained - started, time.monotonic() - trained)
-    append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
+    save_checkpoint(
+        folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads(), "workers": job.workers}
+    )
+    valid_seconds = time.monotonic() - trained
+    timing = {
+        "epoch": progress.epoch,
+        "train_seconds": round(epoch.seconds, 2),
+        "valid_seconds": round(valid_seconds, 2),
+        "train_images_per_second": round(epoch.images / epoch.seconds, 1),
+        "waiting_share": round(epoch.waiting / epoch.seconds, 3),
+        "cuda_peak_gb": _cuda_peak(job.device),
+    }
+    append_timing(folder / "timings.csv", timing)
     total = sum(stage.epochs for stage in stages_of(config))
     at = "" if row["threshold"] is None else f" (threshold {row['threshold']:.3f})"
     job.say(
-        f"epoch {progress.epoch}/{total}  loss {loss:.4f}  {config.metric} {row[config.metric]:.4f}{at}  "
-        f"{images / seconds[0]:.0f} images/s, {sum(seconds):.0f} s"
+        f"epoch {progress.epoch}/{total}  loss {epoch.loss:.4f}  {config.metric} {row[config.metric]:.4f}{at}  "
+        f"{timing['train_images_per_second']:.0f} images/s, {timing['waiting_share']:.0%} waiting for data, "
+        + (f"{timing['cuda_peak_gb']} GB, " if job.device.type == "cuda" else "")
+        + f"{epoch.seconds + valid_seconds:.0f} s"
     )
+
+
+def _cuda_peak(device: torch.device) -> float | None:
+    """GB that torch had reserved at most since the last call."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_reserved(device) / 1e9
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(peak, 2)
 
 
 def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[str, float | None]:
@@ -73,7 +90,7 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     """
     rows = job.folds.valid_rows(job.fold)
     targets = job.table.targets(rows)
-    images = DecodedImages([job.images.table[row] for row in rows])
+    images = DecodedImages([job.images.table[row] for row in rows], read=job.read)
     probabilities = predict(model, images, plan.pipeline, ["identity"], f"{job.config.name} fold {job.fold} {what}")
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
@@ -105,7 +122,8 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
         for item in loader:
             if isinstance(item, UserError):
                 raise item
-            yield to_input(item[0], pipeline.mean, pipeline.std, pipeline.device)
+            images = move_images(item.images, item.moves, pipeline.device)
+            yield to_input(images, pipeline.mean, pipeline.std, pipeline.device)
 
     model = training.swa.module
     frozen = [(module, deepcopy(module.state_dict())) for module in model.modules() if is_frozen(module)]

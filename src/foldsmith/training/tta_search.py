@@ -57,7 +57,7 @@ def search_views(work: OofWork, device: torch.device) -> list[Step]:
     for path, header in work.headers.items():
         rows = work.folds.valid_rows(header["fold"])
         model, pipeline = load_model(path, device), pipeline_of(work.config, device)
-        with DecodedImages([work.paths[row] for row in rows], keep=[canvas]) as images:
+        with DecodedImages([work.paths[row] for row in rows], keep=[canvas], read=work.read) as images:
             for view in candidates:
                 title = f"{work.config.name} fold {header['fold']} {view}"
                 started, waited = time.monotonic(), images.waited
