@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from foldsmith.config import load_config
     from foldsmith.inference.predict import pick_device
+    from foldsmith.training.distributed import process_group
     from foldsmith.training.leaves import check_leaves
     from foldsmith.training.run import train_experiment
     from foldsmith.training.smoke import smoke
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.smoke:
         smoke(config, device)
     else:
-        train_experiment(config, output=args.output, device=device, only_fold=args.fold, fresh=args.fresh)
+        with process_group(device) as device:
+            train_experiment(config, output=args.output, device=device, only_fold=args.fold, fresh=args.fresh)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class EpochOrder:
     """Batches of draws for the epoch that `epoch` is set to: an order that depends on (seed, epoch) only.
 
     Every row once, or as the sampler draws. `batches` may be set lower for an epoch: it is cut there.
-    An incomplete last batch is dropped (batch norm fails on one image), unless it is the only one.
+    An incomplete last batch is dropped (batch norm fails on one image), unless it is the only one. Of a batch of `n`
+    draws those of `part(n)` are taken, where several processes share it.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class EpochOrder:
         seed: int,
         max_batches: int | None = None,
         sampler: EpochDraws | None = None,
+        part: Callable[[int], slice] | None = None,
     ) -> None:
         self.rows, self.batch_size, self.seed, self.sampler = rows, batch_size, seed, sampler
         batches = max(1, (sampler.length if sampler else rows) // batch_size)
         self.batches = min(batches, max_batches) if max_batches else batches
         self.epoch = 0
+        self.part = part
 
     def __len__(self) -> int:
         return self.batches
@@ -81,7 +84,7 @@ class EpochOrder:
             for row in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
                 draws.append((row, self.epoch, drawn[row]))
                 drawn[row] += 1
-            yield draws
+            yield draws[self.part(len(draws))] if self.part else draws
 
 
 def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pin: bool) -> DataLoader:

@@ -45,6 +45,7 @@ class Training:
     swa: AveragedModel | None
     masks: dict[str, Tensor]  # of sparse weights, by parameter name; empty: dense
     progress: Progress
+    parallel: nn.Module | None = None  # the model within DistributedDataParallel, where several processes train
 
     @property
     def scored_model(self) -> nn.Module:

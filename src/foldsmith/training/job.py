@@ -14,6 +14,7 @@ from foldsmith.data.pseudo import TrainTable
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.files import code_sha256, sha256_json, sha256_lines
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.records import stages_seen
@@ -53,7 +54,9 @@ class FoldJob:
         return self.hashes | {"folds_sha256": self.folds.sha256}
 
     def say(self, text: str) -> None:
-        """A line for the terminal and for train.log."""
+        """A line for the terminal and for train.log; of several processes the first one says it."""
+        if not distributed.is_main():
+            return
         tqdm.write(f"{self.config.name} fold {self.fold}: {text}")
         self.run.fold(self.fold).mkdir(parents=True, exist_ok=True)
         with open(self.run.fold(self.fold) / "train.log", "a", encoding="utf-8") as log:

@@ -16,6 +16,8 @@ from foldsmith.errors import UserError
 from foldsmith.inference.predict import Pipeline, autocast, to_input
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
+from foldsmith.losses import divisor
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
@@ -76,10 +78,11 @@ def _thaw(training: Training, plan: EpochPlan) -> None:
     warming = warmup is not None and warmup.head_only and training.progress.step < warmup.steps
     set_trainable(training.model, "head" if warming else plan.trainable)
     train_mode(training.model)
+    training.parallel = distributed.data_parallel(training.model, training.parallel)
 
 
 def backward(training: Training, plan: EpochPlan, batch: int, images: Tensor, targets: np.ndarray, group: int) -> float:
-    """Add a batch's gradients; returns its loss.
+    """Add a batch's gradients; returns its loss: that of the batch of all processes.
 
     Args:
         batch: its number in the epoch.
@@ -92,14 +95,25 @@ def backward(training: Training, plan: EpochPlan, batch: int, images: Tensor, ta
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
     if plan.mixing is not None:
         x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, batch]))
-    with autocast(pipeline.device, pipeline.amp):
-        try:
-            logits = training.model(x)
-        except ValueError as error:  # batch norm over a single value
-            raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
-    loss = plan.criterion(logits.float(), y)
-    training.scaler.scale(loss / group).backward()
-    return float(loss.item())
+    network = training.parallel or training.model
+    with distributed.no_sync(training.parallel, last=batch % plan.accum_batches + 1 == group):
+        with autocast(pipeline.device, pipeline.amp):
+            try:
+                logits = network(x)
+            except ValueError as error:  # batch norm over a single value
+                raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
+        loss = plan.criterion(logits.float(), y) * _share(plan.criterion, y)
+        # DistributedDataParallel averages over the processes what has to be a sum.
+        training.scaler.scale(loss * distributed.size() / group).backward()
+    return distributed.total(loss.item())
+
+
+def _share(criterion: nn.Module, y: Tensor) -> float:
+    """What this process's part of the batch counts in the loss of the whole."""
+    if distributed.size() == 1:
+        return 1.0
+    own = divisor(criterion, y)
+    return own / distributed.total(own) if own else 1.0
 
 
 def _step(training: Training, plan: EpochPlan, finite: bool) -> None:

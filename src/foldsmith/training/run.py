@@ -1,6 +1,6 @@
 """Training an experiment: read this from top to bottom and you know what happens.
 
-train_experiment   tables, images, folder, split, then fold by fold
+train_experiment   open_experiment (tables, images, folder, split), then fold by fold
 train_fold         model, resume, stage after stage, the final weights
 _train_stage       data, loss, optimizer, epochs; scoring.finish_epoch validates and keeps the best
 """
@@ -21,20 +21,30 @@ from foldsmith.files import sha256_json, sha256_lines
 from foldsmith.inference.predict import pipeline_of
 from foldsmith.models.build import with_image_stats
 from foldsmith.models.weights import read_header
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.records import draw_curves
 from foldsmith.training.scoring import finish_averaging, finish_epoch
-from foldsmith.training.setup import build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
+from foldsmith.training.setup import batch_of_all, build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
 from foldsmith.training.stages import StagePlan, stages_of
 
 
 def train_experiment(
     config: Config, *, output: Path, device: torch.device, only_fold: int | None = None, fresh: bool = False
 ) -> RunFolder:
-    """Train every fold of an experiment (or one), skipping what is finished and resuming what is not.
+    """Train every fold of an experiment (or one), skipping what is finished and resuming what is not."""
+    for job in open_experiment(config, output=output, device=device, only_fold=only_fold, fresh=fresh):
+        train_fold(job)
+    return RunFolder(output, config.name)
+
+
+def open_experiment(
+    config: Config, *, output: Path, device: torch.device, only_fold: int | None = None, fresh: bool = False
+) -> list[FoldJob]:
+    """Make or check the run's folder; gives the folds to train.
 
     Args:
         config: checked by load_config.
@@ -51,15 +61,17 @@ def train_experiment(
 
     run = RunFolder(output, config.name)
     made = None
-    if fresh or not run.config.is_file():
-        # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
-        made = make_folds(config, table)
-        try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
-    open_run(run, config, fresh=fresh, only_fold=only_fold)
-    folds = load_folds(config, table, run.folds, made)
-    for fold in range(config.data.num_folds) if only_fold is None else [only_fold]:
-        train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
-    return run
+    with distributed.main_first():
+        fresh = fresh and distributed.is_main() and not distributed.restarted()
+        if fresh or not run.config.is_file():
+            # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
+            made = make_folds(config, table)
+            try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
+        if distributed.is_main():
+            open_run(run, config, fresh=fresh, only_fold=only_fold)
+        folds = load_folds(config, table, run.folds, made)
+    chosen = range(config.data.num_folds) if only_fold is None else [only_fold]
+    return [FoldJob(config, table, train, images, folds, hashes, run, fold, device) for fold in chosen]
 
 
 def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[str, str]]:
@@ -76,6 +88,7 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
 def train_fold(job: FoldJob) -> None:
     """Train one fold to its final weights file."""
     config, weights = job.config, job.run.weights(job.fold)
+    distributed.check_same((weights.is_file(), (job.run.fold(job.fold) / "last.ckpt").is_file()), job.run.path)
     if weights.is_file():
         job.check_identity(read_header(weights), weights)
         job.say(f"finished already: {weights}")
@@ -83,6 +96,7 @@ def train_fold(job: FoldJob) -> None:
 
     torch.manual_seed(config.train.seed)
     model = build_network(config, len(job.table.classes.tokens), job.device)
+    distributed.same_weights(model)
     progress = Progress()
     checkpoint = _read_checkpoint(job)
     if checkpoint is not None:  # of the last finished epoch
@@ -100,7 +114,14 @@ def train_fold(job: FoldJob) -> None:
         _train_stage(job, stage, training)
         progress = training.progress.next_stage()
 
-    # The best epoch's weights, of the last stage, become the fold's.
+    if distributed.is_main():
+        _finish_fold(job, progress)
+    distributed.barrier()
+
+
+def _finish_fold(job: FoldJob, progress: Progress) -> None:
+    """The best epoch's weights, of the last stage, become the fold's."""
+    config, weights = job.config, job.run.weights(job.fold)
     best = job.run.best(job.fold)
     if not best.is_file():
         raise UserError(
@@ -122,8 +143,18 @@ def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
         return None
     content = load_checkpoint(path, job.device)
     job.check_identity(content["identity"], path)
-    # Sums over threads are split by their number: the same number gives the same bits.
-    torch.set_num_threads(content["identity"]["threads"])
+    before = {"processes": 1, "batch_size": job.config.train.batch_size} | content["identity"]
+    batch = batch_of_all(job.config.train)
+    if before["batch_size"] != batch:
+        raise UserError(
+            f"batches had {before['batch_size']} images; those of {distributed.size()} processes have {batch}",
+            file=path,
+            key="train.batch_size_is",
+            hint=f"as many processes as before ({before['processes']}), or --fresh",
+        )
+    if before["processes"] == distributed.size():
+        # Sums over threads are split by their number: the same number gives the same bits.
+        torch.set_num_threads(content["identity"]["threads"])
     return content
 
 
@@ -142,16 +173,22 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
 
     while progress.stage_epoch < stage.epochs and not progress.finished:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
-        torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout
+        torch.manual_seed(_dropout_seed(train.seed, progress.epoch))
         started = time.monotonic()
         description = f"{job.config.name} fold {job.fold} epoch {progress.epoch + 1}"
         loss = train_epoch(training, plan, loader, table, description)
-        finish_epoch(job, training, plan, loss, order.batches * train.batch_size, started)
+        distributed.average_statistics(training.model, training.scored_model)
+        finish_epoch(job, training, plan, loss, order.batches * order.batch_size, started)
 
     if training.swa is not None:
         order.epoch, order.batches = progress.epoch, whole
-        torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout in front of a batch norm
+        torch.manual_seed(_dropout_seed(train.seed, progress.epoch))  # where it stands in front of a batch norm
         finish_averaging(job, training, plan, loader)
+
+
+def _dropout_seed(seed: int, epoch: int) -> int:
+    """Of an epoch, and of a process: each drops out other parts of its images."""
+    return sha_seed(seed, epoch, distributed.rank()) if distributed.rank() else sha_seed(seed, epoch)
 
 
 def sha_seed(*numbers: int) -> int:

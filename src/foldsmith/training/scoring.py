@@ -4,7 +4,9 @@ import time
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -13,14 +15,16 @@ from torch.utils.data import DataLoader
 from foldsmith.errors import UserError
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
-from foldsmith.metrics import METRICS, find_metric
-from foldsmith.models.build import is_frozen
+from foldsmith.metrics import METRICS, Probabilities, find_metric
+from foldsmith.models.build import is_frozen, train_mode
 from foldsmith.models.weights import save_weights
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training, save_checkpoint
 from foldsmith.training.job import FoldJob
 from foldsmith.training.loop import EpochPlan
 from foldsmith.training.records import append_timing, write_metrics
 from foldsmith.training.schedules import Schedule
+from foldsmith.training.setup import batch_of_all
 from foldsmith.training.stages import stages_of
 
 
@@ -31,7 +35,7 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         loss: mean training loss of the epoch.
         images: how many were trained on since `started` (time.monotonic).
     """
-    progress, config = training.progress, job.config
+    progress = training.progress
     trained = time.monotonic()
     progress.epoch, progress.stage_epoch = progress.epoch + 1, progress.stage_epoch + 1
     row: dict[str, Any] = {
@@ -52,9 +56,18 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         _go_back_to_best(job, training)
     progress.finished = _stops_early(job, training, plan)
 
-    folder = job.run.fold(job.fold)
+    if distributed.is_main():
+        _write_epoch(job, training, loss, images, started, trained)
+    distributed.barrier()
+
+
+def _write_epoch(job: FoldJob, training: Training, loss: float, images: int, started: float, trained: float) -> None:
+    """metrics.csv, last.ckpt, timings.csv and a line for the log."""
+    progress, config, folder = training.progress, job.config, job.run.fold(job.fold)
+    row = progress.metrics[-1]
     write_metrics(folder / "metrics.csv", progress.metrics)
-    save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
+    made_by = {"threads": torch.get_num_threads(), "processes": distributed.size()}
+    save_checkpoint(folder / "last.ckpt", training, job.identity | made_by | {"batch_size": batch_of_all(config.train)})
     seconds = (trained - started, time.monotonic() - trained)
     append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
     total = sum(stage.epochs for stage in stages_of(config))
@@ -72,9 +85,17 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
         UserError: when the model's output is not finite.
     """
     rows = job.folds.valid_rows(job.fold)
-    targets = job.table.targets(rows)
-    images = DecodedImages([job.images.table[row] for row in rows])
-    probabilities = predict(model, images, plan.pipeline, ["identity"], f"{job.config.name} fold {job.fold} {what}")
+    part = rows[distributed.part_of(len(rows))]
+    probabilities = np.empty((0, len(job.table.classes.tokens)), dtype=np.float32)
+    if len(part):
+        images = DecodedImages([job.images.table[row] for row in part])
+        title = f"{job.config.name} fold {job.fold} {what}"
+        probabilities = predict(model, images, plan.pipeline, ["identity"], title)
+    probabilities = distributed.gather_rows(probabilities)
+    return distributed.on_main(lambda: _scores(job, probabilities, job.table.targets(rows)))
+
+
+def _scores(job: FoldJob, probabilities: Probabilities, targets: NDArray[np.bool_]) -> dict[str, float | None]:
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
     found: dict[str, float | None] = {
@@ -112,6 +133,8 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
     update_bn(inputs(), model)
     for module, state in frozen:  # layers that do not train keep their statistics
         module.load_state_dict(state)
+    train_mode(model)
+    distributed.average_statistics(model)
     row = scores(job, model, plan, "averaged weights")
     kept = _comparable(job, row) > training.progress.best_score
     if kept:
@@ -127,8 +150,10 @@ def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
 
 
 def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
-    header = job.header(training.progress, row[job.config.metric], row["threshold"])
-    save_weights(job.run.best(job.fold), model.state_dict(), header)
+    if distributed.is_main():
+        header = job.header(training.progress, row[job.config.metric], row["threshold"])
+        save_weights(job.run.best(job.fold), model.state_dict(), header)
+    distributed.barrier()
 
 
 def _is_averaged(job: FoldJob, epoch: int) -> bool:
