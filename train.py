@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         return predict_oof.main([word for word in words if word != "--predict_oof"])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", required=True, help="experiment files; looked for here, then in configs/")
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="experiment files; looked for here, then in configs/"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--fold", type=int, help="train this fold only, counted from 0")
     parser.add_argument(

@@ -91,7 +91,9 @@ class Train(Section):
     batch_size_is: Literal["global", "per_process"] = Field(
         "global", description="where torchrun starts several processes: whether they share a batch, or have one each"
     )
-    sync_batch_norm: bool = Field(False, description="under torchrun, on GPUs: statistics of the batch of all processes")
+    sync_batch_norm: bool = Field(
+        False, description="under torchrun, on GPUs: statistics of the batch of all processes"
+    )
     num_epochs: PositiveFloat = Field(description="passes over the training images; the last may be a part: 2.5")
     seed: int = Field(0, ge=0, description="weights of the head, order of images, augmentation, dropout")
     trainable: Trainable = Field("all", description=TRAINABLE)

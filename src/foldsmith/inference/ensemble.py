@@ -4,7 +4,7 @@ run_ensemble    checks all that can be wrong, then: the prior, and a better subm
 """
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from foldsmith.inference.views import expand_views, margin_of
 from foldsmith.metrics import Probabilities, decide
 from foldsmith.models.weights import config_of, load_model, read_header, reload_model
 
+# A weights file's probabilities of images, and the rows that can't be read: (weights, config, images, views, merge).
+Elsewhere = Callable[[Path, Config, Sequence[Path], list[str], str], tuple[Probabilities, dict[int, str]]]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -43,6 +46,7 @@ class Options:
     data_root: Path | None = None  # the competition's folder; None: the config's, or below the usual input folders
     budget: Budget | None = None
     keep_predictions: Path | None = None  # a folder for each member's probabilities
+    elsewhere: Elsewhere | None = None  # predicts instead of the devices, without a deadline, all members at once
 
 
 def run_ensemble(ensemble: Ensemble, options: Options) -> None:
@@ -72,7 +76,8 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
     jobs = [MemberJob(member.name, len(member.weights), expand_views(member.views)) for member in ensemble.members]
     speeds = [member.images_per_second for member in ensemble.members]
     costs = [1 / (speed * len(job.views)) if speed else None for speed, job in zip(speeds, jobs, strict=True)]
-    run = MembersRun(jobs, work.predict_fold, work.improve, budget, len(work.ids), costs, lanes=len(options.devices))
+    lanes = len(options.devices) if options.elsewhere is None else len(jobs)
+    run = MembersRun(jobs, work.predict_fold, work.improve, budget, len(work.ids), costs, lanes=lanes)
     with work.images:
         predictions = run.run()
     work.say_bad_images()
@@ -110,7 +115,7 @@ class _Work:
     """All that the members share, checked: weights, classes, the test images, where the submission goes."""
 
     def __init__(self, ensemble: Ensemble, weights: dict[str, Path], options: Options) -> None:
-        self.ensemble, self.weights = ensemble, weights
+        self.ensemble, self.weights, self.elsewhere = ensemble, weights, options.elsewhere
         self.headers = {name: read_header(path) for name, path in weights.items()}
         self.classes = _classes(ensemble, self.headers)
         if isinstance(ensemble.threshold, list) and len(ensemble.threshold) != len(self.classes):
@@ -127,7 +132,8 @@ class _Work:
             options.output, sample, id_column, columns, self.classes, config.data.label_separator or " "
         )
         paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension, missing_ok=True)
-        self.images = DecodedImages(paths, keep=self._canvases(), skip_bad=True)
+        kept = self._canvases() if self.elsewhere is None else []
+        self.images = DecodedImages(paths, keep=kept, skip_bad=True)
         self.images_sha256 = sha256_lines(f"{path.name} {_size(path)}" for path in paths)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
@@ -153,20 +159,28 @@ class _Work:
         known = self.parts.load(made_from)
         if known is not None:
             return known
-        lane = self.lanes.get()
-        try:
-            lane.load((config.model, self.headers[name]["classes"]), self.weights[name])
+        if self.elsewhere is None:
             title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
-            pipeline = pipeline_of(config, lane.device)
-            predicted = predict(
-                lane.network, self.images, pipeline, views, title, merge=job.merge, before_batch=counting
-            )
-        finally:
-            self.lanes.put(lane)
+            predicted = self._predict_here(name, config, views, job.merge, title, counting)
+        else:
+            counting(0)
+            predicted, bad = self.elsewhere(self.weights[name], config, self.images.paths, views, job.merge)
+            self.images.bad |= bad
         predicted = np.ascontiguousarray(predicted[:, self.order[name]])
         if fewest == len(views):
             self._save(made_from, predicted)
         return predicted
+
+    def _predict_here(
+        self, name: str, config: Config, views: list[str], merge: str, title: str, before_batch: BeforeBatch
+    ) -> Probabilities:
+        lane = self.lanes.get()
+        try:
+            lane.load((config.model, self.headers[name]["classes"]), self.weights[name])
+            pipeline = pipeline_of(config, lane.device)
+            return predict(lane.network, self.images, pipeline, views, title, merge=merge, before_batch=before_batch)
+        finally:
+            self.lanes.put(lane)
 
     def goes_on(self) -> bool:
         """Whether a killed run of the same work left something."""

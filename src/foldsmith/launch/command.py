@@ -1,20 +1,27 @@
-"""What train.py does once its configs are checked: folds here, side by side, under torchrun, or on Ray."""
+"""What the scripts do once their configs are checked: work here, side by side, under torchrun, or on Ray."""
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from foldsmith.config import Config
 from foldsmith.errors import UserError
+from foldsmith.inference.ensemble import Elsewhere
 from foldsmith.launch.arguments import check_launcher
 from foldsmith.launch.local import Command, check_per_device, run_queue, slots_of
-from foldsmith.launch.progress import training_job
+from foldsmith.launch.progress import Job, training_job
 from foldsmith.training.distributed import process_group, under_torchrun
 from foldsmith.training.job import FoldJob
-from foldsmith.training.run import open_experiment, train_experiment
+from foldsmith.training.oof import OofWork, open_oof, predict_oof
+from foldsmith.training.run import open_experiment, train_experiment, train_fold
+
+if TYPE_CHECKING:
+    from foldsmith.launch.ray import Place
 
 
 def train_command(configs: Sequence[Config], args: Namespace, device: torch.device, script: Path) -> None:
@@ -30,7 +37,9 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
     names = [config.name for config in configs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"two files make the run {twice[0]!r}", key="--config", hint="an experiment is named by its file")
+        raise UserError(
+            f"two files make the run {twice[0]!r}", key="--config", hint="an experiment is named by its file"
+        )
     if under_torchrun():
         if args.launcher == "ray" or args.parallel_folds > 1:
             raise UserError("torchrun's processes train one fold together", key="--launcher, --parallel-folds")
@@ -39,12 +48,15 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
         return
     folds = 1 if args.fold is not None else max(config.data.num_folds for config in configs)
     slots = slots_of(device, args.parallel_folds)
-    if args.launcher == "ray":
-        _on_ray(configs, args)
-    elif min(len(slots), folds * len(configs)) == 1:
+    if args.launcher == "local" and min(len(slots), folds * len(configs)) == 1:
         _one_by_one(configs, args, device)
+        return
+    jobs = _open(configs, args)
+    if not jobs:
+        return
+    if args.launcher == "ray":
+        _on_ray([job for _, job in jobs], args)
     else:
-        jobs = _open(configs, args)
         run_queue([training_job(job) for _, job in jobs], [_command(*job, args, script) for job in jobs], slots)
 
 
@@ -54,14 +66,16 @@ def _one_by_one(configs: Sequence[Config], args: Namespace, device: torch.device
 
 
 def _open(configs: Sequence[Config], args: Namespace) -> list[tuple[str, FoldJob]]:
-    """Make the runs' folders; gives every fold with the word of --config that it is from."""
-    return [
-        (word, job)
-        for word, config in zip(args.config, configs, strict=True)
-        for job in open_experiment(
-            config, output=args.output, device=torch.device("cpu"), only_fold=args.fold, fresh=args.fresh
-        )
-    ]
+    """Make the runs' folders; gives every fold that is not finished, with the word of --config that it is from."""
+    jobs = []
+    here = torch.device("cpu")  # the GPUs are the folds'
+    for word, config in zip(args.config, configs, strict=True):
+        for job in open_experiment(config, output=args.output, device=here, only_fold=args.fold, fresh=args.fresh):
+            if job.run.weights(job.fold).is_file():
+                train_fold(job)  # says so, or refuses the weights
+            else:
+                jobs.append((word, job))
+    return jobs
 
 
 def _command(word: str, job: FoldJob, args: Namespace, script: Path) -> Command:
@@ -71,15 +85,62 @@ def _command(word: str, job: FoldJob, args: Namespace, script: Path) -> Command:
     return Command(words, job.run.fold(job.fold) / "output.log")
 
 
-def _on_ray(configs: Sequence[Config], args: Namespace) -> None:
-    folds = [job for _, job in _open(configs, args)]
-    with ray_place(args) as place:
+def _on_ray(folds: Sequence[FoldJob], args: Namespace) -> None:
+    with _place(args) as place:
         from foldsmith.launch.ray import train_folds
 
         train_folds(place, folds, [training_job(job) for job in folds])
 
 
-def ray_place(args: Namespace):  # type: ignore[no-untyped-def]
+def oof_command(configs: Sequence[Config | None], args: Namespace, device: torch.device, script: Path) -> None:
+    """Write the OOF files of experiments' weights, or of args.weights.
+
+    Args:
+        configs: those of args.config; one None: the weights say it.
+        args: of predict_oof.py.
+        script: predict_oof.py.
+    """
+    check_launcher(args)
+    slots = slots_of(device, 1)
+    if args.launcher == "local" and len(slots) == 1:
+        for config in configs:
+            predict_oof(config, args.weights, output=args.output, device=device)
+        return
+    works = [open_oof(config, args.weights, args.output) for config in configs]
+    if args.launcher == "ray":
+        with _place(args) as place:
+            from foldsmith.launch.ray import predict_weights
+
+            predict_weights(place, [(work.config, path) for work in works for path in work.headers], args.output)
+        return
+    words = args.config or [None]
+    commands = [
+        _oof_command(word, path, work, args, script)
+        for word, work in zip(words, works, strict=True)
+        for path in work.headers
+    ]
+    jobs = [Job(path.name) for work in works for path in work.headers]
+    run_queue(jobs, commands, slots)
+
+
+def _oof_command(word: str | None, weights: Path, work: OofWork, args: Namespace, script: Path) -> Command:
+    words = [sys.executable, str(script), "--weights", str(weights), "--output", str(args.output)]
+    words += ["--config", word] if word else []
+    words += ["--device", args.device] if args.device else []
+    words += ["--set", *args.set] if args.set else []
+    return Command(words, work.run.fold(work.headers[weights]["fold"]) / "output.log")
+
+
+@contextmanager
+def sharded_prediction(args: Namespace, members: int) -> Iterator[Elsewhere]:
+    """What predicts test images on the Ray cluster that the arguments of ensemble_inference.py name."""
+    with _place(args) as place:
+        from foldsmith.launch.ray import ShardedPrediction
+
+        yield ShardedPrediction(place, lanes=members)
+
+
+def _place(args: Namespace) -> AbstractContextManager["Place"]:
     """A connection to the Ray cluster that the arguments name.
 
     Raises:

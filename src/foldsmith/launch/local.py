@@ -82,13 +82,17 @@ class _Running:
         self.job, self.command, self.slot = job, command, slot
         job.state = "running"
         command.output.parent.mkdir(parents=True, exist_ok=True)
-        self.log: IO[bytes] = open(command.output, "ab")
+        self.log: IO[bytes] = open(command.output, "ab")  # noqa: SIM115
         self.begin = self.log.tell()
         mine = os.sched_getaffinity(0)
         os.sched_setaffinity(0, slot.cores)  # inherited: what counts cores there counts these
         try:
             self.process = subprocess.Popen(
-                command.words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=os.environ | slot.environment
+                command.words,
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=self.log,
+                env=os.environ | slot.environment,
             )
         finally:
             os.sched_setaffinity(0, mine)

@@ -4,6 +4,7 @@ Ray decides where a task runs, and runs it again when its worker or its node is 
 checkpoint. All nodes see the working folder, the data and the runs under the same paths.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,9 @@ class Place:
         """Begin a task: the driver's working folder, a thread for each of its cores, its device."""
         if not self.folder.is_dir():
             raise UserError(
-                f"node {socket.gethostname()} does not have this folder", file=self.folder, hint="share it between nodes"
+                f"node {socket.gethostname()} does not have this folder",
+                file=self.folder,
+                hint="share it between nodes",
             )
         os.chdir(self.folder)
         keep_freed_memory()
@@ -67,7 +70,7 @@ def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iter
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **own)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError) as error:
         raise UserError(
             f"no Ray cluster can be reached: {error}",
@@ -110,7 +113,7 @@ def _train(place: Place, config: Config, output: Path, fold: int) -> _Failure | 
 
 
 @ray.remote
-def _predict_oof(place: Place, config: Config | None, weights: Path, output: Path) -> _Failure | None:
+def _predict_oof(place: Place, config: Config, weights: Path, output: Path) -> _Failure | None:
     def work() -> None:
         predict_oof(config, [weights], output=output, device=place.enter())
 
@@ -119,11 +122,18 @@ def _predict_oof(place: Place, config: Config | None, weights: Path, output: Pat
 
 @ray.remote
 def _predict_shard(
-    place: Place, weights: Path, paths: list[Path], views: list[str], merge: str
+    place: Place, weights: Path, paths: list[Path], there: int, views: list[str], merge: str
 ) -> tuple[Probabilities, dict[int, str]] | _Failure:
     """Probabilities of some of the test images, and which of them can't be read."""
     try:
         device = place.enter()
+        seen = sum(path.is_file() for path in paths)
+        if seen != there:  # else they would count as unreadable ones
+            raise UserError(
+                f"node {socket.gethostname()} sees {seen} of {there} test images",
+                file=paths[0].parent,
+                hint="share them",
+            )
         config = config_of(read_header(weights), weights)
         images = DecodedImages(paths, skip_bad=True)
         model = load_model(weights, device)
@@ -138,11 +148,11 @@ def train_folds(place: Place, folds: Sequence[FoldJob], rows: Sequence[Job]) -> 
     _follow([task.remote(place, job.config, job.run.output, job.fold) for job in folds], rows)
 
 
-def predict_weights(place: Place, config: Config | None, weights: Sequence[Path], output: Path) -> None:
-    """Write the OOF files of weights that open_oof has checked."""
+def predict_weights(place: Place, weights: Sequence[tuple[Config, Path]], output: Path) -> None:
+    """Write the OOF files of weights that open_oof has checked; each comes with its resolved config."""
     task = _predict_oof.options(**place.options())
-    tasks = [task.remote(place, config, path, output) for path in weights]
-    _follow(tasks, [Job(f"{path.name} out-of-fold") for path in weights])
+    tasks = [task.remote(place, config, path, output) for config, path in weights]
+    _follow(tasks, [Job(f"{path.name} out-of-fold") for _, path in weights])
 
 
 def _follow(tasks: Sequence[Any], rows: Sequence[Job]) -> None:
@@ -189,11 +199,16 @@ class ShardedPrediction:
     ) -> tuple[Probabilities, dict[int, str]]:
         """Probabilities of all images, and the rows of those that can't be read with the reasons."""
         batches = -(-len(paths) // config.test.batch_size)
-        ends = [min(len(paths), batches * part // self.shards * config.test.batch_size) for part in range(self.shards + 1)]
+        ends = [
+            min(len(paths), batches * part // self.shards * config.test.batch_size) for part in range(self.shards + 1)
+        ]
         shards = [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False) if end > begin]
         task = _predict_shard.options(**self.place.options())
-        where = weights.resolve()
-        tasks = [task.remote(self.place, where, [p.resolve() for p in paths[part]], views, merge) for part in shards]
+        tasks = []
+        for shard in shards:
+            images = [path.resolve() for path in paths[shard]]
+            there = sum(path.is_file() for path in images)
+            tasks.append(task.remote(self.place, weights.resolve(), images, there, views, merge))
         parts: list[Probabilities] = []
         bad: dict[int, str] = {}
         for shard, found in zip(shards, ray.get(tasks), strict=True):

@@ -54,7 +54,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     if not is_main():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars
     yield device
     dist.destroy_process_group()  # not after an error: the others may be lost, and torchrun ends them all

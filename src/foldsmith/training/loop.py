@@ -14,9 +14,9 @@ from foldsmith.config.training import Warmup
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.inference.predict import Pipeline, autocast, to_input
+from foldsmith.losses import divisor
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
-from foldsmith.losses import divisor
 from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.mixing import Mixing

@@ -28,7 +28,15 @@ from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.records import draw_curves
 from foldsmith.training.scoring import finish_averaging, finish_epoch
-from foldsmith.training.setup import batch_of_all, build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
+from foldsmith.training.setup import (
+    batch_of_all,
+    build_loader,
+    build_network,
+    build_plan,
+    check_warmup,
+    start_stage,
+    try_stages,
+)
 from foldsmith.training.stages import StagePlan, stages_of
 
 
