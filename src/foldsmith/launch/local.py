@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
@@ -82,18 +81,15 @@ class _Running:
         self.job, self.command, self.slot = job, command, slot
         job.state = "running"
         command.output.parent.mkdir(parents=True, exist_ok=True)
-        self.log: IO[bytes] = open(command.output, "ab")  # noqa: SIM115
-        self.begin = self.log.tell()
+        self.begin = command.output.stat().st_size if command.output.exists() else 0
         mine = os.sched_getaffinity(0)
         os.sched_setaffinity(0, slot.cores)  # inherited: what counts cores there counts these
         try:
-            self.process = subprocess.Popen(
-                command.words,
-                stdin=subprocess.DEVNULL,
-                stdout=self.log,
-                stderr=self.log,
-                env=os.environ | slot.environment,
-            )
+            with open(command.output, "ab") as log:
+                environment = os.environ | slot.environment
+                self.process = subprocess.Popen(
+                    command.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                )
         finally:
             os.sched_setaffinity(0, mine)
 
@@ -102,7 +98,6 @@ class _Running:
         code = self.process.poll()
         if code is None:
             return False
-        self.log.close()
         if code == 0:
             self.job.state = "finished"
         else:
