@@ -34,7 +34,7 @@ class Member(Section):
     merge: Merge = Field("mean", description="how the views' probabilities become one")
     oof: list[str] = Field(description="names of its OOF files, a fold each")
     weights: list[str] = Field(description="names of its weights files, a fold each; none of the older layout's")
-    sha256: list[str] = Field(description="of the weights files, in the same order")
+    sha256: list[str] = Field([], description="of the weights files, in the same order; none: names alone count")
     single_score: float | None = Field(None, description="its own, at its best threshold")
     leave_one_out_loss: float | None = Field(None, description="what the blend's score loses without it")
     correlation: float | None = Field(None, description="of its OOF values with the other members', their mean")
@@ -42,7 +42,7 @@ class Member(Section):
 
     @model_validator(mode="after")
     def _same_length(self) -> "Member":
-        if len(self.sha256) != len(self.weights):
+        if self.sha256 and len(self.sha256) != len(self.weights):
             raise ValueError(f"{len(self.weights)} weights need as many sha256, got {len(self.sha256)}")
         return self
 

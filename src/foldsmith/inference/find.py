@@ -1,10 +1,11 @@
 """Finding what a kernel's inputs hold: weights files by name and hash, the competition's folder by its name."""
 
 import atexit
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from foldsmith.config import Config
@@ -20,47 +21,57 @@ INPUT_ROOTS = (Path("../input"), Path("/kaggle/input"))
 def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     """The file of every weights name in the ensemble, searched for below the roots; all that is wrong in one error.
 
-    A file counts when its sha256 is the ensemble's; copies are fine. Where there is only `<name>.enc`, it is decrypted
-    into a private temporary folder that vanishes with the process.
+    Where there is no `<name>.safetensors`, it is `<name>.safetensors.enc`, decrypted into a private temporary folder
+    that vanishes with the process, or `<name>.pth`. Copies are fine; two different files of one name are refused, even
+    where the ensemble's sha256 tells which is meant: somebody trained again.
     """
-    wanted = _hashes(ensemble)
-    candidates: dict[str, list[Path]] = {name: [] for name in wanted}
-    sealed: dict[str, list[Path]] = {}
-    for path in _files_below(roots):
-        if path.name in candidates:
-            candidates[path.name].append(path)
-        elif path.name.removesuffix(SUFFIX) in candidates:
-            sealed.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
-    for name, paths in sealed.items():
-        if not candidates[name]:
-            candidates[name] = [_decrypted(path, name) for path in paths]
+    wanted = hashes_of(ensemble)
+    candidates = _candidates(wanted, roots)
     missing = [name for name, paths in candidates.items() if not paths]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(wanted)} weights files are not there: {', '.join(missing)}",
             hint=f"looked below {', '.join(str(root) for root in roots)}; --models DIR names another place",
         )
-    found: dict[str, Path] = {}
     wrong = []
     for name, paths in candidates.items():
-        same = [path for path in paths if sha256_file(path) == wanted[name]]
-        if same:
-            found[name] = same[0]
-        else:
-            wrong.append(f"{name} (expected sha256 {wanted[name][:12]}...): " + ", ".join(str(path) for path in paths))
+        found = {path: sha256_file(path) for path in paths}
+        listed = ", ".join(f"{path} (sha256 {sha256[:12]}...)" for path, sha256 in found.items())
+        if len(set(found.values())) > 1:
+            wrong.append(f"different files are called {name}: {listed}")
+        elif wanted[name] not in (None, *found.values()):
+            wrong.append(f"{name} is not the ensemble's (sha256 {str(wanted[name])[:12]}...): {listed}")
     if wrong:
-        raise UserError("weights are not those of the ensemble:\n  " + "\n  ".join(wrong), code=EXIT_UNTRUSTED)
-    return found
+        raise UserError(
+            "weights are not those of the ensemble:\n  " + "\n  ".join(wrong),
+            hint="remove what is not meant, or name the folder of what is with --models",
+            code=EXIT_UNTRUSTED,
+        )
+    return {name: paths[0] for name, paths in candidates.items()}
 
 
-def _hashes(ensemble: Ensemble) -> dict[str, str]:
-    """The sha256 of every weights name; one name for two files is an error."""
-    wanted: dict[str, str] = {}
+def _candidates(names: Iterable[str], roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files below the roots that each weights name may mean: those of the name itself, else what stands for it."""
+    found: dict[str, list[Path]] = {}
+    for path in _files_below(roots):
+        found.setdefault(path.name, []).append(path)
+    candidates = {}
+    for name in names:
+        paths = found.get(name, [])
+        paths = paths or [_decrypted(path, name) for path in found.get(name + SUFFIX, [])]
+        candidates[name] = paths or found.get(name.removesuffix(".safetensors") + ".pth", [])
+    return candidates
+
+
+def hashes_of(ensemble: Ensemble) -> dict[str, str | None]:
+    """The sha256 of every weights name, None where the ensemble has none; one name for two files is an error."""
+    wanted: dict[str, str | None] = {}
     for member in ensemble.members:
-        for name, sha256 in zip(member.weights, member.sha256, strict=True):
-            if wanted.setdefault(name, sha256) != sha256:
-                hashes = f"{wanted[name][:12]} and {sha256[:12]}"
-                raise UserError(f"two different files are called {name}: sha256 {hashes}", key="members.weights")
+        for name, sha256 in itertools.zip_longest(member.weights, member.sha256):
+            known = wanted.setdefault(name, sha256)
+            if known != sha256:
+                both = " and ".join(str(each)[:12] for each in (known, sha256))
+                raise UserError(f"two different files are called {name}: sha256 {both}", key="members.weights")
     return wanted
 
 
