@@ -121,7 +121,7 @@ def test_no_cluster_at_the_address(tmp_path):
 
     with (
         pytest.raises(UserError, match="--address: no Ray cluster can be reached") as caught,
-        cluster("auto", None, None),
+        cluster("127.0.0.1:9", None, None),
     ):
         pass
     assert caught.value.code == 3

@@ -70,8 +70,9 @@ def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iter
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"no Ray cluster can be reached: {error}",
             key="--address",
@@ -84,6 +85,13 @@ def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iter
         yield Place(Path.cwd(), 1.0 if cpus is None else cpus, gpus)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise an OSError where nothing listens: Ray would try for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @dataclass(frozen=True)
