@@ -13,6 +13,7 @@ from tqdm import tqdm
 from foldsmith.config import Config
 from foldsmith.data.images import Geometry, geometry_of
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.views import make_view, margin_of
 from foldsmith.metrics import Probabilities
@@ -128,6 +129,7 @@ def predict(
         tqdm(total=len(images), desc=description, unit="img", disable=None, leave=False) as bar,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
+            fail("predict.batch")
             count = len(views) if before_batch is None else before_batch(done)
             parts += _predict_batch(model, batch, pipeline, views[:count], merge)
             done += len(batch)
@@ -146,6 +148,7 @@ def _predict_batch(
     """Probabilities of a batch, in parts: it is halved as often as the memory asks for."""
     device, geometry = pipeline.device, pipeline.geometry
     try:
+        fail("predict.forward")
         images = torch.from_numpy(batch)
         images = images.pin_memory() if device.type == "cuda" else images
         x = to_input(images, pipeline.mean, pipeline.std, device)
