@@ -88,7 +88,8 @@ def _png(data: bytes) -> Header:
 
 
 def _gif(data: bytes) -> Header:
-    return Header("GIF", *struct.unpack("<HH", data[6:10]), ["palette"])
+    width, height = struct.unpack("<HH", data[6:10])
+    return Header("GIF", width, height, ["palette"])
 
 
 def _bmp(data: bytes) -> Header:

@@ -9,13 +9,17 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+import struct
+import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from foldsmith.errors import UserError
 from foldsmith.training.folder import RunFolder
+
+STALE_SECONDS = 600.0  # untouched for so long, a temporary file is nobody's
 
 
 @contextlib.contextmanager
@@ -54,11 +58,13 @@ def _acquire(path: Path, what: Path, shared: bool) -> BinaryIO:
         try:
             fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                file.write(json.dumps(_holder()).encode())
+                if not shared:
+                    file.truncate(0)
+                file.seek(0, os.SEEK_END)
+                file.write(json.dumps(_holder()).encode() + b"\n")
                 return file
         except (BlockingIOError, PermissionError):
-            holder = _words(file.read(1000))
+            holder = _words(file.read(1 << 16), _pid_of_holder(file, shared))
             file.close()
             raise UserError(
                 f"is in use: {holder} trains there",
@@ -74,17 +80,31 @@ def _holder() -> dict[str, object]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}
 
 
-def _words(data: bytes) -> str:
+def _pid_of_holder(file: BinaryIO, shared: bool) -> int:
+    """The process whose lock is in the way, says the kernel; 0 where it does not know."""
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)  # struct flock of 64-bit Linux
+    return int(struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))[4])
+
+
+def _words(data: bytes, pid: int) -> str:
+    """Who holds the lock: the one that the kernel names, of those who wrote who they are."""
     try:
-        holder = json.loads(data)
+        holders = {holder["pid"]: holder for holder in map(json.loads, data.splitlines())}
+        holder = holders.get(pid) or list(holders.values())[-1]
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (ValueError, KeyError, TypeError):  # it is just about to write who it is
-        return "another process"
+    except (ValueError, LookupError, TypeError):  # it is just about to write who it is
+        return f"process {pid}" if pid else "another process"
 
 
-def remove_stale_files(folder: Path) -> int:
-    """Remove what killed writers left in a locked folder: temporary files that were never renamed; how many."""
-    stale = [path for path in folder.rglob(".*.tmp") if path.is_file()]
+def remove_stale_files(run: RunFolder, folds: Iterable[int]) -> int:
+    """Remove what killed writers left: temporary files that were never renamed; returns how many.
+
+    Those of the locked folds all, those beside them after a while: predict_oof.py may just be writing one.
+    """
+    stale = [path for fold in folds for path in run.fold(fold).glob(".*.tmp")]
+    long_ago = time.time() - STALE_SECONDS
+    stale += [path for path in run.path.glob(".*.tmp") if path.stat().st_mtime < long_ago]
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)

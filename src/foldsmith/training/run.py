@@ -60,10 +60,11 @@ def train_experiment(
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
     with locked_run(run, only_fold):
         open_run(run, config, fresh=fresh, only_fold=only_fold)
-        if stale := remove_stale_files(run.path if only_fold is None else run.fold(only_fold)):
-            print(f"{config.name}: {stale} half-written files of a killed run removed")
         folds = load_folds(config, table, run.folds, made)
-        for fold in range(config.data.num_folds) if only_fold is None else [only_fold]:
+        chosen = range(config.data.num_folds) if only_fold is None else [only_fold]
+        if stale := remove_stale_files(run, chosen):
+            print(f"{config.name}: {stale} half-written files of a killed run removed")
+        for fold in chosen:
             train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
     return run
 
