@@ -8,15 +8,28 @@ from collections.abc import Sequence
 
 import foldsmith
 from foldsmith import errors
-from foldsmith.tools import convert_config, demo, demo_weights, encrypt, folds, lr_find, pseudo_label, schema
+from foldsmith.tools import (
+    check_data,
+    convert_config,
+    demo,
+    demo_weights,
+    doctor,
+    encrypt,
+    folds,
+    lr_find,
+    pseudo_label,
+    schema,
+)
 
 TOOLS = {
     "folds": folds,
+    "check-data": check_data,
     "pseudo-label": pseudo_label,
     "lr-find": lr_find,
     "convert-config": convert_config,
     "encrypt": encrypt,
     "schema": schema,
+    "doctor": doctor,
     "demo": demo,
     "demo-weights": demo_weights,
 }

@@ -111,3 +111,6 @@ class Train(Section):
     ema: Ema | None = Field(None, description="score and keep the exponential moving average of the weights")
     clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="data loading processes")
+    worker_timeout: PositiveFloat = Field(
+        300.0, description="seconds after which a data loading process that gives no batch is taken for dead"
+    )

@@ -70,11 +70,14 @@ def _open(configs: Sequence[Config], args: Namespace) -> list[tuple[str, FoldJob
     jobs = []
     here = torch.device("cpu")  # the GPUs are the folds'
     for word, config in zip(args.config, configs, strict=True):
-        for job in open_experiment(config, output=args.output, device=here, only_fold=args.fold, fresh=args.fresh):
-            if job.run.weights(job.fold).is_file():
-                train_fold(job)  # says so, or refuses the weights
-            else:
-                jobs.append((word, job))
+        with open_experiment(
+            config, output=args.output, device=here, only_fold=args.fold, fresh=args.fresh
+        ) as of_experiment:
+            for job in of_experiment:
+                if job.run.weights(job.fold).is_file():
+                    train_fold(job)  # says so, or refuses the weights
+                else:
+                    jobs.append((word, job))
     return jobs
 
 

@@ -14,7 +14,7 @@ from foldsmith.errors import UserError
 from foldsmith.launch.progress import Job, Progress
 
 POLL = 0.2  # seconds
-PATIENCE = 60.0  # seconds that an ended process has to save its state
+PATIENCE = 10.0  # seconds in which a process that is told to stop has ended
 LAST_LINES = 12  # of a failed process's output
 
 

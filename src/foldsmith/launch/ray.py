@@ -7,6 +7,7 @@ checkpoint. All nodes see the working folder, the data and the runs under the sa
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ from foldsmith.malloc import keep_freed_memory
 from foldsmith.metrics import Probabilities
 from foldsmith.models.weights import config_of, load_model, read_header
 from foldsmith.training.job import FoldJob
+from foldsmith.training.lock import InUseError
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import open_experiment, train_fold
 
 RETRIES = 5  # times that a task is run again after its worker was lost
+LOST_LOCK = 180.0  # seconds in which a file server forgets the locks of a lost node
 POLL = 1.0  # seconds between two looks at the folds' files
 
 
@@ -112,12 +115,23 @@ def _caught(function: Callable[[], None]) -> _Failure | None:
 
 @ray.remote
 def _train(place: Place, config: Config, output: Path, fold: int) -> _Failure | None:
-    def train() -> None:
-        (job,) = open_experiment(config, output=output, device=place.enter(), only_fold=fold)
-        job.say(f"on node {ray.get_runtime_context().get_node_id()} ({socket.gethostname()}), process {os.getpid()}")
-        train_fold(job)
+    def train(device: torch.device) -> None:
+        with open_experiment(config, output=output, device=device, only_fold=fold) as (job,):
+            node = ray.get_runtime_context().get_node_id()
+            job.say(f"on node {node} ({socket.gethostname()}), process {os.getpid()}")
+            train_fold(job)
 
-    return _caught(train)
+    def wait_and_train() -> None:
+        device, ends = place.enter(), time.monotonic() + LOST_LOCK
+        while True:
+            try:
+                return train(device)
+            except InUseError:
+                if time.monotonic() > ends:
+                    raise
+            time.sleep(POLL)
+
+    return _caught(wait_and_train)
 
 
 @ray.remote

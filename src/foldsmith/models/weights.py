@@ -31,7 +31,7 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], header: dict[str, A
     """Write a state dict and its header atomically; equal input gives equal bytes."""
     # safetensors refuses channels_last tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
         metadata = {"foldsmith": json.dumps(header, sort_keys=True, ensure_ascii=False)}
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 

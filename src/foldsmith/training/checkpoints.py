@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.failpoints import fail
 from foldsmith.files import atomic_path
 from foldsmith.training.schedules import Schedule
 
@@ -46,6 +47,7 @@ class Training:
     masks: dict[str, Tensor]  # of sparse weights, by parameter name; empty: dense
     progress: Progress
     parallel: nn.Module | None = None  # the model within DistributedDataParallel, where several processes train
+    pieces: int = 1  # parts in which a batch goes through the network: more where memory ran out
 
     @property
     def scored_model(self) -> nn.Module:
@@ -66,8 +68,18 @@ def save_checkpoint(path: Path, training: Training, identity: dict[str, Any]) ->
         "swa": training.swa.state_dict() if training.swa else None,
         "masks": training.masks,
     }
-    with atomic_path(path) as temporary:
+    fail("checkpoint.begin")
+    with atomic_path(path, _size(content)) as temporary:
         torch.save(content, temporary)
+    fail("checkpoint.written")
+
+
+def _size(content: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(map(_size, parts))
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class Images:
     def sha256(self) -> str:
         """Of the images' names and sizes: reading them all would take minutes."""
         paths = self.table if self.train == self.table else self.table + self.train
-        return sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
+        sizes = (path.stat().st_size if path.is_file() else -1 for path in paths)
+        return sha256_lines(f"{path.name} {size}" for path, size in zip(paths, sizes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ _train_stage       data, loss, optimizer, epochs; scoring.finish_epoch validates
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from foldsmith.data.images import find_images
 from foldsmith.data.pseudo import TrainTable, read_train_table, train_images
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.files import sha256_json, sha256_lines
 from foldsmith.inference.predict import pipeline_of
 from foldsmith.models.build import with_image_stats
@@ -25,8 +28,10 @@ from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
+from foldsmith.training.lock import locked_run, remove_stale_files
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.records import draw_curves
+from foldsmith.training.recovery import pieces_of, with_recovery
 from foldsmith.training.scoring import finish_averaging, finish_epoch
 from foldsmith.training.setup import (
     batch_of_all,
@@ -44,15 +49,17 @@ def train_experiment(
     config: Config, *, output: Path, device: torch.device, only_fold: int | None = None, fresh: bool = False
 ) -> RunFolder:
     """Train every fold of an experiment (or one), skipping what is finished and resuming what is not."""
-    for job in open_experiment(config, output=output, device=device, only_fold=only_fold, fresh=fresh):
-        train_fold(job)
+    with open_experiment(config, output=output, device=device, only_fold=only_fold, fresh=fresh) as jobs:
+        for job in jobs:
+            train_fold(job)
     return RunFolder(output, config.name)
 
 
+@contextmanager
 def open_experiment(
     config: Config, *, output: Path, device: torch.device, only_fold: int | None = None, fresh: bool = False
-) -> list[FoldJob]:
-    """Make or check the run's folder; gives the folds to train.
+) -> Iterator[list[FoldJob]]:
+    """Make or check the run's folder, and hold it as long as the block lasts; gives the folds to train.
 
     Args:
         config: checked by load_config.
@@ -68,26 +75,30 @@ def open_experiment(
     print(f"{config.name}: {table.words}")
 
     run = RunFolder(output, config.name)
-    made = None
-    with distributed.main_first():
-        fresh = fresh and distributed.is_main() and not distributed.restarted()
-        if fresh or not run.config.is_file():
-            # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
-            made = make_folds(config, table)
-            try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
-        if distributed.is_main():
-            open_run(run, config, fresh=fresh, only_fold=only_fold)
-        folds = load_folds(config, table, run.folds, made)
-    chosen = range(config.data.num_folds) if only_fold is None else [only_fold]
-    return [FoldJob(config, table, train, images, folds, hashes, run, fold, device) for fold in chosen]
+    main, made = distributed.is_main(), None
+    fresh = fresh and not distributed.restarted()
+    if main and (fresh or not run.config.is_file()):
+        # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
+        made = make_folds(config, table)
+        try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
+    with locked_run(run, only_fold) if main else nullcontext():
+        chosen = range(config.data.num_folds) if only_fold is None else [only_fold]
+        with distributed.main_first():
+            if main:
+                open_run(run, config, fresh=fresh, only_fold=only_fold)
+                if stale := remove_stale_files(run, chosen):
+                    print(f"{config.name}: {stale} half-written files of a killed run removed")
+            folds = load_folds(config, table, run.folds, made)
+        yield [FoldJob(config, table, train, images, folds, hashes, run, fold, device) for fold in chosen]
 
 
 def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[str, str]]:
     """The images that are split and validated, those that are trained on, and the hashes of both."""
-    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
+    skip = config.data.on_bad_image == "skip"
+    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension, missing_ok=skip)
     train = read_train_table(config, table)
     images = Images(paths, train_images(config, train, table, paths))
-    hashes = {"data_sha256": table.sha256, "images_sha256": images.sha256}
+    hashes = {"data_sha256": table.sha256, "images_sha256": distributed.on_main(lambda: images.sha256)}
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
@@ -95,33 +106,13 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
 
 def train_fold(job: FoldJob) -> None:
     """Train one fold to its final weights file."""
-    config, weights = job.config, job.run.weights(job.fold)
+    weights = job.run.weights(job.fold)
     distributed.check_same((weights.is_file(), (job.run.fold(job.fold) / "last.ckpt").is_file()), job.run.path)
     if weights.is_file():
         job.check_identity(read_header(weights), weights)
         job.say(f"finished already: {weights}")
         return
-
-    torch.manual_seed(config.train.seed)
-    model = build_network(config, len(job.table.classes.tokens), job.device)
-    distributed.same_weights(model)
-    progress = Progress()
-    checkpoint = _read_checkpoint(job)
-    if checkpoint is not None:  # of the last finished epoch
-        progress = Progress(**checkpoint["progress"])
-
-    stages = stages_of(config)
-    for stage in stages[progress.stage :]:
-        if len(stages) > 1:
-            job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
-        training = start_stage(model, stage, progress, job.device)
-        if checkpoint is not None:
-            restore(training, checkpoint)
-            checkpoint = None
-            job.say(f"goes on after epoch {progress.epoch}")
-        _train_stage(job, stage, training)
-        progress = training.progress.next_stage()
-
+    progress = with_recovery(job, lambda: _train_stages(job))
     if distributed.is_main():
         _finish_fold(job, progress)
     distributed.barrier()
@@ -138,11 +129,40 @@ def _finish_fold(job: FoldJob, progress: Progress) -> None:
             hint=f"--fold {job.fold} --fresh trains it again",
         )
     header = read_header(best)
+    fail("fold.trained")
     best.replace(weights)
+    fail("fold.finished")
     draw_curves(
         progress.metrics, config.metric, job.run.fold(job.fold) / "curves.png", f"{config.name} fold {job.fold}"
     )
     job.say(f"best epoch {header['epoch']}, {config.metric} {header['score']:.4f}: {weights}")
+
+
+def _train_stages(job: FoldJob) -> Progress:
+    """All stages, from the beginning or from last.ckpt; how far the fold has come then."""
+    config = job.config
+    torch.manual_seed(config.train.seed)
+    model = build_network(config, len(job.table.classes.tokens), job.device)
+    distributed.same_weights(model)
+    progress = Progress()
+    checkpoint = _read_checkpoint(job)
+    if checkpoint is not None:  # of the last finished epoch
+        progress = Progress(**checkpoint["progress"])
+
+    stages = stages_of(config)
+    for stage in stages[progress.stage :]:
+        if len(stages) > 1:
+            job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
+        training = start_stage(model, stage, progress, job.device)
+        training.pieces = pieces_of(job)
+        if checkpoint is not None:
+            restore(training, checkpoint)
+            checkpoint = None
+            job.say(f"goes on after epoch {progress.epoch}")
+        _train_stage(job, stage, training)
+        ended = training.progress
+        progress = ended.next_stage()
+    return ended
 
 
 def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
@@ -183,6 +203,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
         torch.manual_seed(_dropout_seed(train.seed, progress.epoch))
         started = time.monotonic()
+        fail("epoch.begin")
         description = f"{job.config.name} fold {job.fold} epoch {progress.epoch + 1}"
         loss = train_epoch(training, plan, loader, table, description)
         distributed.average_statistics(training.model, training.scored_model)

@@ -1,5 +1,6 @@
 """The end of an epoch, and of a stage with weight averaging: validate, keep the best weights, write what is known."""
 
+import math
 import time
 from copy import deepcopy
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
 from foldsmith.metrics import METRICS, Probabilities, find_metric
@@ -44,10 +46,12 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         "lr": max(group["lr"] for group in training.optimizer.param_groups),
         "train_loss": loss,
     }
+    fail("epoch.trained")
     row |= scores(job, training.scored_model, plan, "validation")
+    fail("epoch.scored")
     progress.metrics.append(row)
     comparable = _comparable(job, row)
-    if comparable > progress.best_score:
+    if math.isfinite(comparable) and comparable > progress.best_score:
         progress.best_score, progress.best_epoch = comparable, progress.epoch
         _save_best(job, training, training.scored_model, row)
     if training.swa is not None and _is_averaged(job, progress.stage_epoch):
@@ -56,6 +60,7 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         _go_back_to_best(job, training)
     progress.finished = _stops_early(job, training, plan)
 
+    fail("epoch.judged")
     if distributed.is_main():
         _write_epoch(job, training, loss, images, started, trained)
     distributed.barrier()
@@ -88,7 +93,8 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     part = rows[distributed.part_of(len(rows))]
     probabilities = np.empty((0, len(job.table.classes.tokens)), dtype=np.float32)
     if len(part):
-        images = DecodedImages([job.images.table[row] for row in part])
+        skip_bad = job.config.data.on_bad_image == "skip"
+        images = DecodedImages([job.images.table[row] for row in part], skip_bad=skip_bad)
         title = f"{job.config.name} fold {job.fold} {what}"
         probabilities = predict(model, images, plan.pipeline, ["identity"], title)
     probabilities = distributed.gather_rows(probabilities)
@@ -136,7 +142,7 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
     train_mode(model)
     distributed.average_statistics(model)
     row = scores(job, model, plan, "averaged weights")
-    kept = _comparable(job, row) > training.progress.best_score
+    kept = math.isfinite(comparable := _comparable(job, row)) and comparable > training.progress.best_score
     if kept:
         _save_best(job, training, model, row)
     metric = job.config.metric

@@ -100,7 +100,7 @@ def build_loader(
     """
     train = config.train
     augment = Augment(config.augmentations, geometry_of(config))
-    images = AugmentedImages(paths, table.ids, augment, train.seed)
+    images = AugmentedImages(paths, table.ids, augment, train.seed, config.data.on_bad_image == "skip")
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
     batch, sampler = batch_of_all(train), build_sampler(train.sampler, table)
     if min(batch, len(images)) < distributed.size():
@@ -111,7 +111,8 @@ def build_loader(
         )
     order = EpochOrder(len(images), batch, train.seed, max_batches, sampler, distributed.part_of)
     workers = auto_workers(device.type) if train.workers == "auto" else train.workers
-    return train_loader(images, order, workers=workers, pin=device.type == "cuda"), order
+    pin = device.type == "cuda"
+    return train_loader(images, order, workers=workers, pin=pin, timeout=train.worker_timeout), order
 
 
 def batch_of_all(train: Train) -> int:
