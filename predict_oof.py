@@ -20,23 +20,13 @@ except ModuleNotFoundError as missing:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", default=[], help="experiment files; looked for here, then in configs/")
-    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
-    add_launcher(parser)
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if not args.config and not args.weights:
         raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
     if args.set and not args.config:
         raise UserError("overrides a config", key="--set", hint="name it with --config")
     if len(args.config) > 1 and (args.weights or args.tta):
-        parser.error("--weights and --tta go with one config")
+        parser().error("--weights and --tta go with one config")
 
     from foldsmith.config import Config, load_config
     from foldsmith.inference.predict import pick_device
@@ -55,7 +45,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tta == "search":
         print_views(open_oof(configs[0], args.weights, args.output), device)
     else:
-        oof_command(configs, args, device, Path(__file__))
+        oof_command(configs, args, device, globals().get("__file__"))  # a packed kernel has none
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", default=[], help="experiment files; looked for here, then in configs/")
+    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
+    add_launcher(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -28,6 +28,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         import predict_oof
 
         return predict_oof.main([word for word in words if word != "--predict_oof"])
+    args = parser().parse_args(words)
+    if args.smoke and (args.fresh or args.fold is not None):
+        parser().error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
+    if args.smoke and len(args.config) > 1:
+        parser().error("--smoke tries one config")
+
+    from foldsmith.config import load_config
+    from foldsmith.inference.predict import pick_device
+    from foldsmith.launch.command import train_command
+    from foldsmith.training.leaves import check_leaves
+    from foldsmith.training.smoke import smoke
+
+    configs = [load_config(config, args.set, check_leaves) for config in args.config]
+    device = pick_device(args.device)
+    if args.smoke:
+        smoke(configs[0], device)
+    else:
+        train_command(configs, args, device, globals().get("__file__"))  # a packed kernel has none
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config", nargs="+", required=True, help="experiment files; looked for here, then in configs/"
@@ -42,24 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
     parser.add_argument("--parallel-folds", type=int, default=1, metavar="N", help="folds that share a device")
     add_launcher(parser)
-    args = parser.parse_args(words)
-    if args.smoke and (args.fresh or args.fold is not None):
-        parser.error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
-    if args.smoke and len(args.config) > 1:
-        parser.error("--smoke tries one config")
-
-    from foldsmith.config import load_config
-    from foldsmith.inference.predict import pick_device
-    from foldsmith.launch.command import train_command
-    from foldsmith.training.leaves import check_leaves
-    from foldsmith.training.smoke import smoke
-
-    configs = [load_config(config, args.set, check_leaves) for config in args.config]
-    device = pick_device(args.device)
-    if args.smoke:
-        smoke(configs[0], device)
-    else:
-        train_command(configs, args, device, Path(__file__))
+    return parser
 
 
 if __name__ == "__main__":

@@ -47,13 +47,17 @@ class Options:
     budget: Budget | None = None
     keep_predictions: Path | None = None  # a folder for each member's probabilities
     elsewhere: Elsewhere | None = None  # predicts instead of the devices, without a deadline, all members at once
+    weights: dict[str, Path] | None = None  # by name, where they have been found and proved already
 
 
-def run_ensemble(ensemble: Ensemble, options: Options) -> None:
+def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None] = lambda: None) -> None:
     """Predict the test images and write the submission.
 
     The first thing written is a valid submission of the most frequent labels, unless a killed run left a better one; it
     is improved after every member.
+
+    Args:
+        stands: called once a valid submission stands.
 
     Raises:
         UserError: code 5 when the deadline came before all was done; the submission is valid then.
@@ -69,12 +73,13 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
             key="members",
             hint="name weights and their sha256 there, or blend predictions with --mean",
         )
-    weights = find_weights(ensemble, options.model_roots)
+    weights = options.weights or find_weights(ensemble, options.model_roots)
     work = _Work(ensemble, weights, options)
     if not (work.goes_on() and work.submission.stands()):
         started = budget.clock()
         work.submission.write_prior(ensemble.prior)
         budget.reserve = budget.clock() - started  # the first member's submission takes as long
+    stands()
     jobs = [MemberJob(member.name, len(member.weights), expand_views(member.views)) for member in ensemble.members]
     speeds = [member.images_per_second for member in ensemble.members]
     costs = [1 / (speed * len(job.views)) if speed else None for speed, job in zip(speeds, jobs, strict=True)]

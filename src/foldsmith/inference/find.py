@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from foldsmith.config import Config
@@ -26,41 +26,56 @@ def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     where the ensemble's sha256 tells which is meant: somebody trained again.
     """
     wanted = hashes_of(ensemble)
-    candidates = _candidates(wanted, roots)
-    missing = [name for name, paths in candidates.items() if not paths]
+    candidates = look_for(wanted, roots)
+    missing = missing_weights(candidates)
     if missing:
-        raise UserError(
-            f"{len(missing)} of {len(wanted)} weights files are not there: {', '.join(missing)}",
-            hint=f"looked below {', '.join(str(root) for root in roots)}; --models DIR names another place",
-        )
+        hint = f"looked below {', '.join(str(root) for root in roots)}; --models DIR names another place"
+        raise UserError(missing, hint=hint)
+    return proved_weights(wanted, candidates)
+
+
+def look_for(names: Iterable[str], roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files below the roots that each weights name may mean: those of the name itself, else what stands for it.
+
+    Nothing is read yet.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in _files_below(roots):
+        found.setdefault(path.name, []).append(path)
+    stand_for = {name: (name, name + SUFFIX, name.removesuffix(".safetensors") + ".pth") for name in names}
+    return {name: next((found[word] for word in words if word in found), []) for name, words in stand_for.items()}
+
+
+def missing_weights(candidates: Mapping[str, Sequence[Path]]) -> str | None:
+    """A sentence that names all weights that are not there."""
+    missing = [name for name, paths in candidates.items() if not paths]
+    if not missing:
+        return None
+    return f"{len(missing)} of {len(candidates)} weights files are not there: {', '.join(missing)}"
+
+
+def proved_weights(wanted: Mapping[str, str | None], candidates: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """The file of every name, decrypted where it must be, once its sha256 is proved; all that is wrong in one error."""
+    chosen: dict[str, Path] = {}
     wrong = []
-    for name, paths in candidates.items():
+    for name, places in candidates.items():
+        paths = [_decrypted(path, name) if path.name == name + SUFFIX else path for path in places]
         found = {path: sha256_file(path) for path in paths}
-        listed = ", ".join(f"{path} (sha256 {sha256[:12]}...)" for path, sha256 in found.items())
+        listed = ", ".join(
+            f"{place} (sha256 {sha256[:12]}...)" for place, sha256 in zip(places, found.values(), strict=True)
+        )
         if len(set(found.values())) > 1:
             wrong.append(f"different files are called {name}: {listed}")
         elif wanted[name] not in (None, *found.values()):
             wrong.append(f"{name} is not the ensemble's (sha256 {str(wanted[name])[:12]}...): {listed}")
+        chosen[name] = paths[0]
     if wrong:
         raise UserError(
             "weights are not those of the ensemble:\n  " + "\n  ".join(wrong),
             hint="remove what is not meant, or name the folder of what is with --models",
             code=EXIT_UNTRUSTED,
         )
-    return {name: paths[0] for name, paths in candidates.items()}
-
-
-def _candidates(names: Iterable[str], roots: Sequence[Path]) -> dict[str, list[Path]]:
-    """The files below the roots that each weights name may mean: those of the name itself, else what stands for it."""
-    found: dict[str, list[Path]] = {}
-    for path in _files_below(roots):
-        found.setdefault(path.name, []).append(path)
-    candidates = {}
-    for name in names:
-        paths = found.get(name, [])
-        paths = paths or [_decrypted(path, name) for path in found.get(name + SUFFIX, [])]
-        candidates[name] = paths or found.get(name.removesuffix(".safetensors") + ".pth", [])
-    return candidates
+    return chosen
 
 
 def hashes_of(ensemble: Ensemble) -> dict[str, str | None]:
@@ -79,9 +94,10 @@ def _decrypted(path: Path, name: str) -> Path:
     """A decrypted copy in a folder that only this user can read."""
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
+    passphrase = read_passphrase(path)
     folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    decrypt_file(path, folder / name, read_passphrase(path))
+    decrypt_file(path, folder / name, passphrase)
     return folder / name
 
 
@@ -89,13 +105,17 @@ def read_passphrase(path: Path) -> str:
     """The passphrase of encrypted weights: from the environment, or from a Kaggle secret of the same name."""
     if PASSPHRASE in os.environ:
         return os.environ[PASSPHRASE]
+    reason = "there is no passphrase"
     try:
         from kaggle_secrets import UserSecretsClient  # type: ignore[import-not-found]
 
         return str(UserSecretsClient().get_secret(PASSPHRASE))
     except ImportError:
-        hint = f"set the environment variable {PASSPHRASE} (in a Kaggle kernel: a secret of that name)"
-        raise UserError("is encrypted, and there is no passphrase", file=path, hint=hint) from None
+        pass
+    except Exception as error:  # classes of Kaggle's own: no such secret, or no network to fetch it over
+        reason = f"the Kaggle secret {PASSPHRASE} can't be read ({error})"
+    hint = f"set the environment variable {PASSPHRASE} (in a Kaggle kernel: a secret of that name)"
+    raise UserError(f"is encrypted, and {reason}", file=path, hint=hint)
 
 
 def _files_below(roots: Sequence[Path]) -> Iterator[Path]:
@@ -122,8 +142,7 @@ def locate_data(config: Config, root: Path | None) -> Config:
         return config
     places = [Path(config.data.root)]
     if root is None:
-        name = Path(config.data.root).name
-        places += [place for base in INPUT_ROOTS for place in (base / name, *_folders_named(base, name))]
+        places += _input_folders(config)
         root = next((place for place in places if place.is_dir()), None)
     if root is None or not root.is_dir():
         looked = ", ".join(str(place) for place in places) if root is None else str(root)
@@ -131,7 +150,7 @@ def locate_data(config: Config, root: Path | None) -> Config:
             "the competition's data is not there", hint=f"looked at {looked}; --data ROOT names another place"
         )
     named = {}
-    for key in ("sample_submission", "test_dir", "labels_csv"):
+    for key in ("sample_submission", "test_dir", "labels_csv", "train_csv", "valid_csv", "train_dir"):
         value = getattr(config.data, key)
         if value is not None:
             inside = Path(value).is_relative_to(config.data.root)
@@ -140,7 +159,15 @@ def locate_data(config: Config, root: Path | None) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _folders_named(base: Path, name: str) -> Iterator[Path]:
+def data_below_inputs(config: Config) -> Path | None:
+    """The folder below ../input or /kaggle/input that has the name of data.root."""
+    return next((place for place in _input_folders(config) if place.is_dir()), None)
+
+
+def _input_folders(config: Config) -> Iterator[Path]:
     """Kaggle mounts some sources a few folders deeper, such as /kaggle/input/competitions/<slug>."""
-    for pattern in (f"*/{name}", f"*/*/{name}"):
-        yield from sorted(base.glob(pattern))
+    name = Path(config.data.root).name
+    for base in INPUT_ROOTS:
+        yield base / name
+        for pattern in (f"*/{name}", f"*/*/{name}"):
+            yield from sorted(base.glob(pattern))

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from foldsmith.launch.ray import Place
 
 
-def train_command(configs: Sequence[Config], args: Namespace, device: torch.device, script: Path) -> None:
+def train_command(configs: Sequence[Config], args: Namespace, device: torch.device, script: str | None) -> None:
     """Train the experiments.
 
     Args:
         configs: those of args.config.
         args: of train.py.
-        script: train.py.
+        script: the path of train.py; None in a packed kernel, which can't be started again for a fold.
     """
     check_launcher(args)
     check_per_device(args.parallel_folds)
@@ -48,7 +48,7 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
         return
     folds = 1 if args.fold is not None else max(config.data.num_folds for config in configs)
     slots = slots_of(device, args.parallel_folds)
-    if args.launcher == "local" and min(len(slots), folds * len(configs)) == 1:
+    if args.launcher == "local" and (min(len(slots), folds * len(configs)) == 1 or script is None):
         _one_by_one(configs, args, device)
         return
     jobs = _open(configs, args)
@@ -56,7 +56,7 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
         return
     if args.launcher == "ray":
         _on_ray([job for _, job in jobs], args)
-    else:
+    elif script is not None:
         run_queue([training_job(job) for _, job in jobs], [_command(*job, args, script) for job in jobs], slots)
 
 
@@ -81,8 +81,8 @@ def _open(configs: Sequence[Config], args: Namespace) -> list[tuple[str, FoldJob
     return jobs
 
 
-def _command(word: str, job: FoldJob, args: Namespace, script: Path) -> Command:
-    words = [sys.executable, str(script), "--config", word, "--fold", str(job.fold), "--output", str(args.output)]
+def _command(word: str, job: FoldJob, args: Namespace, script: str) -> Command:
+    words = [sys.executable, script, "--config", word, "--fold", str(job.fold), "--output", str(args.output)]
     words += ["--device", args.device] if args.device else []
     words += ["--set", *args.set] if args.set else []
     return Command(words, job.run.fold(job.fold) / "output.log")
@@ -95,17 +95,17 @@ def _on_ray(folds: Sequence[FoldJob], args: Namespace) -> None:
         train_folds(place, folds, [training_job(job) for job in folds])
 
 
-def oof_command(configs: Sequence[Config | None], args: Namespace, device: torch.device, script: Path) -> None:
+def oof_command(configs: Sequence[Config | None], args: Namespace, device: torch.device, script: str | None) -> None:
     """Write the OOF files of experiments' weights, or of args.weights.
 
     Args:
         configs: those of args.config; one None: the weights say it.
         args: of predict_oof.py.
-        script: predict_oof.py.
+        script: the path of predict_oof.py, likewise.
     """
     check_launcher(args)
     slots = slots_of(device, 1)
-    if args.launcher == "local" and len(slots) == 1:
+    if args.launcher == "local" and (len(slots) == 1 or script is None):
         for config in configs:
             predict_oof(config, args.weights, output=args.output, device=device)
         return
@@ -116,6 +116,7 @@ def oof_command(configs: Sequence[Config | None], args: Namespace, device: torch
 
             predict_weights(place, [(work.config, path) for work in works for path in work.headers], args.output)
         return
+    assert script is not None
     words = args.config or [None]
     commands = [
         _oof_command(word, path, work, args, script)
@@ -126,8 +127,8 @@ def oof_command(configs: Sequence[Config | None], args: Namespace, device: torch
     run_queue(jobs, commands, slots)
 
 
-def _oof_command(word: str | None, weights: Path, work: OofWork, args: Namespace, script: Path) -> Command:
-    words = [sys.executable, str(script), "--weights", str(weights), "--output", str(args.output)]
+def _oof_command(word: str | None, weights: Path, work: OofWork, args: Namespace, script: str) -> Command:
+    words = [sys.executable, script, "--weights", str(weights), "--output", str(args.output)]
     words += ["--config", word] if word else []
     words += ["--device", args.device] if args.device else []
     words += ["--set", *args.set] if args.set else []
