@@ -217,6 +217,8 @@ def test_two_processes_train_what_one_does(config, tmp_path, one, two):
     assert code == 0, output
     assert differ(tmp_path / "one", tmp_path / "two") < 1e-5
     assert output.count("best epoch") == 1, "one process speaks"
+    batch = 7 if one else 16
+    assert f"a fold 0: 2 processes (gloo), which share each batch of {batch} images" in output
     oof, scores = [], []
     for name, sets in (("one", one), ("two", two)):
         run = tmp_path / name / "a"

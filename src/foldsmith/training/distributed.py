@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 T = TypeVar("T")
+
+# Process 0 may score for long while the others wait. Lost processes are torchrun's to find, not a time-out's.
+PATIENCE = timedelta(hours=12)
 
 
 def under_torchrun() -> bool:
@@ -52,7 +56,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     if not is_main():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars
@@ -68,6 +72,11 @@ def size() -> int:
 def rank() -> int:
     """This process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def words() -> str:
+    """How many there are, for the log."""
+    return f"{size()} processes ({dist.get_backend()})"
 
 
 def is_main() -> bool:

@@ -144,6 +144,8 @@ def _train_stages(job: FoldJob) -> Progress:
     torch.manual_seed(config.train.seed)
     model = build_network(config, len(job.table.classes.tokens), job.device)
     distributed.same_weights(model)
+    if distributed.size() > 1:
+        job.say(f"{distributed.words()}, which share each batch of {batch_of_all(config.train)} images")
     progress = Progress()
     checkpoint = _read_checkpoint(job)
     if checkpoint is not None:  # of the last finished epoch
