@@ -133,7 +133,7 @@ def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
 
 
 def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
-    header = job.header(training.progress, row[job.config.metric], row["threshold"])
+    header = job.header(training.progress, row[job.config.metric], row["threshold"]) | {"pieces": training.pieces}
     save_weights(job.run.best(job.fold), model.state_dict(), header)
 
 
