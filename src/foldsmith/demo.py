@@ -15,6 +15,7 @@ import foldsmith
 from foldsmith.ensemble.file import Ensemble, read_ensemble
 from foldsmith.ensemble.members import load_members
 from foldsmith.errors import UserError
+from foldsmith.files import atomic_path
 from foldsmith.metrics import best_fbeta
 
 EXPERIMENTS = ["clipart_lite0", "clipart_forgiving"]
@@ -74,7 +75,8 @@ def _prove_kernel(output: Path, script: Path, proof: Path) -> None:
         _run_without_project(script, working)
         if (working / "submission.csv").read_bytes() != expected:
             raise UserError("the kernel's submission differs from ensemble_inference.py's", file=script)
-        shutil.copy(working / "submission.csv", proof)
+        with atomic_path(proof) as temporary:
+            shutil.copyfile(working / "submission.csv", temporary)
     print("the kernel's submission.csv is the same, byte for byte")
 
 
