@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from foldsmith.errors import UserError
-from foldsmith.models.weights import read_header
 from foldsmith.files import atomic_path, write_json, write_text
+from foldsmith.models.weights import read_header
 
 PIPES = ("print_through_pipes",)
 ROOM = re.compile(
