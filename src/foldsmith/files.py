@@ -44,16 +44,30 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
         fail("write.renamed")
     except Exception as error:
         if _is_write_failure(error):
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            hint = "free some space, or name another folder; what stood there before is as it was"
-            room = _room(path, temporary, size)
-            raise UserError(
-                f"could not be written: {reason}; {room}", file=path, hint=hint, code=EXIT_ENVIRONMENT
-            ) from None
+            raise _not_written(path, temporary, size, error) from None
         raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to a log, the one kind of file that is not written whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if _is_write_failure(error):
+            raise _not_written(path, None, len(text), error) from None
+        raise
+
+
+def _not_written(path: Path, temporary: Path | None, size: int | None, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    hint = "free some space, or name another folder; what stood there before is as it was"
+    room = _room(path, temporary, size)
+    return UserError(f"could not be written: {reason}; {room}", file=path, hint=hint, code=EXIT_ENVIRONMENT)
 
 
 def _room(path: Path, temporary: Path | None, size: int | None) -> str:

@@ -36,6 +36,44 @@ def wait_at_epoch(gate: str) -> None:
     run.train_epoch = waiting
 
 
+def hold_a_batch(number: str, gate: str) -> None:
+    """Say so and wait for a file before the n-th batch that is trained on or predicted."""
+    from foldsmith.inference import predict
+    from foldsmith.training import loop
+
+    left = [int(number)]
+
+    def held(real):
+        def call(*args, **rest):
+            left[0] -= 1
+            if left[0] == 0:
+                print("at the gate", flush=True)
+                while not Path(gate).exists():
+                    time.sleep(0.01)
+                time.sleep(0.05)  # the signal comes in the middle of what follows
+            return real(*args, **rest)
+
+        return call
+
+    loop.backward = held(loop.backward)
+    predict._predict_batch = held(predict._predict_batch)
+
+
+def hold_the_end() -> None:
+    """Wait for a signal in the first epoch, and never end cleaning up after it."""
+    from foldsmith.training import run
+
+    def hanging(*args, **rest):
+        print("at the gate", flush=True)
+        try:
+            time.sleep(60)
+        finally:
+            print("cleaning up", flush=True)
+            time.sleep(60)
+
+    run.train_epoch = hanging
+
+
 def kill_once(marker: str) -> None:
     """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
     from foldsmith.data import bad_images
@@ -64,18 +102,19 @@ def count_epochs_and_die(path: str, seconds: str) -> None:
 
 def print_through_pipes() -> None:
     """RLIMIT_FSIZE holds for the files that stdout and stderr are redirected to, too; not for pipes."""
-    readers = []
-    for number in (1, 2):
-        end, start = os.pipe()
+    pipes, readers = [os.pipe(), os.pipe()], []
+    for number, (end, _) in enumerate(pipes, start=1):
         if (reader := os.fork()) == 0:
-            os.close(start)
+            for _, start in pipes:
+                os.close(start)
             while data := os.read(end, 65536):
                 os.write(number, data)
             os._exit(0)
         readers.append(reader)
-        os.close(end)
+    for number, (end, start) in enumerate(pipes, start=1):
         os.dup2(start, number)
         os.close(start)
+        os.close(end)
 
     def finish() -> None:
         sys.stdout.flush()

@@ -13,6 +13,7 @@ import pytest
 
 from foldsmith.errors import UserError
 from foldsmith.files import atomic_path, write_json, write_text
+from foldsmith.models.weights import read_header
 
 PIPES = ("print_through_pipes",)
 ROOM = re.compile(
@@ -39,7 +40,7 @@ def fails_at_every_write(warm, script: str, words: list[object], folder: Path, p
         shutil.rmtree(folder, ignore_errors=True)
         prepare()
         before = files(folder)
-        ended = warm.run(script, *words, fail=f"write.opened:{count}:full", hook=PIPES)
+        ended = warm.run(script, *words, fail=f"write.opened:{count}:full", hook=PIPES, timeout=20)
         if ended.code == 0:
             return count - 1
         assert ended.code == 3, ended.err
@@ -48,7 +49,11 @@ def fails_at_every_write(warm, script: str, words: list[object], folder: Path, p
         path, after = Path(refused[1]), files(folder)
         assert not [name for name in after if name.endswith(".tmp")]
         name = str(path.relative_to(folder))
-        assert after.get(name) == before.get(name), "the old file is as it was"
+        if name in before:
+            assert after[name] == before[name], "the old file is as it was"
+        elif name in after:  # the same command wrote it once before
+            assert name.endswith(("best.safetensors", "last.ckpt", "metrics.csv")), name
+            assert not name.endswith(".safetensors") or read_header(path)
     raise AssertionError("it never ends")
 
 
@@ -113,7 +118,7 @@ def test_the_tools(warm, mini, trained, tmp_path):
 
     words = ["folds", "--config", mini, "--output", out / "folds.csv", "--report", out / "report.csv"]
     assert fails_at_every_write(warm, "foldsmith", words, out, out.mkdir) == 2
-    words = ["lr-find", "--config", mini, "--output", out / "lr.png", "--steps", "3"]
+    words = ["lr-find", "--config", mini, "--output", out / "lr.png", "--steps", "20"]
     assert fails_at_every_write(warm, "foldsmith", words, out, out.mkdir) == 1
     secret = {"FOLDSMITH_PASSPHRASE": "x"}
     shutil.rmtree(out)
@@ -126,7 +131,7 @@ def test_the_tools(warm, mini, trained, tmp_path):
 def test_a_log_that_can_not_grow_ends_the_run_with_3(warm, mini, tmp_path):
     words = ["--config", mini, "--output", tmp_path, "--fold", "0"]
     ended = warm.run("train.py", *words, fail="write.renamed:2:full", hook=PIPES)
-    assert ended.code == 3 and "train.log could not be written: File too large" in ended.err, ended.err
+    assert ended.code == 3 and "train.log: could not be written: File too large" in ended.err, ended.err
 
 
 @pytest.mark.parametrize("write", [write_text, write_json])

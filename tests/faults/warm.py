@@ -37,6 +37,11 @@ class Child:
         self.warm, self.pid, self.folder = warm, pid, folder
         self.started = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        """Since the start, or since the signal that was sent."""
+        return time.monotonic() - self.started
+
     def wait(self, timeout: float = 60.0) -> Ended:
         answer = self.warm.ask({"do": "wait", "pid": self.pid, "timeout": timeout})
         out, err = ((self.folder / name).read_text(errors="replace") for name in ("out", "err"))
@@ -113,6 +118,8 @@ class Warm:
         self.count += 1
         folder = self.folder / str(self.count)
         folder.mkdir()
+        for name in ("out", "err"):
+            (folder / name).touch()
         request = {"do": "start", "script": script, "argv": [str(word) for word in words], "folder": str(folder)}
         request |= {
             "env": (env or {}) | ({"FOLDSMITH_FAIL": fail} if fail else {}),
@@ -176,7 +183,7 @@ def _become(request: dict[str, Any]) -> None:
 
     os.setsid()
     for number, name in enumerate(("out", "err"), start=1):
-        os.dup2(os.open(Path(request["folder"]) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(Path(request["folder"]) / name, os.O_WRONLY | os.O_APPEND), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)

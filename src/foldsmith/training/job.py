@@ -13,7 +13,7 @@ from foldsmith.data.folds import Folds
 from foldsmith.data.pseudo import TrainTable
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
-from foldsmith.files import code_sha256, sha256_json, sha256_lines
+from foldsmith.files import append_text, code_sha256, sha256_json, sha256_lines
 from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.folder import RunFolder
@@ -59,9 +59,7 @@ class FoldJob:
         if not distributed.is_main():
             return
         tqdm.write(f"{self.config.name} fold {self.fold}: {text}")
-        self.run.fold(self.fold).mkdir(parents=True, exist_ok=True)
-        with open(self.run.fold(self.fold) / "train.log", "a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
+        append_text(self.run.fold(self.fold) / "train.log", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
 
     def check_identity(self, found: dict[str, Any], path: Path) -> None:
         """Refuse artefacts of another label table, other images or another split."""

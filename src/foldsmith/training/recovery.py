@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,9 +35,11 @@ def with_recovery(job: FoldJob, train: Callable[[], Result]) -> Result:
             if not (is_lost_worker(error) or is_memory(error)):
                 raise
             memory, reason = is_memory(error), (str(error).splitlines() or [repr(error)])[0]
+            # Before the loader is taken apart, which would wait for them.
+            watching = end_workers()
         # Outside of the handler, which holds what the failed epoch had allocated.
-        end_workers()
         gc.collect()
+        signal.signal(signal.SIGCHLD, watching)
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
         if memory:
@@ -79,12 +81,17 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error))
 
 
-def end_workers() -> None:
-    """Kill the data loading processes: one that hangs would not end when it is asked to."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise
+def end_workers() -> Any:
+    """Kill the data loading processes: one that hangs would not end when it is asked to.
+
+    Returns:
+        torch's handler of SIGCHLD, which would raise as they die; to be set again once the loader is gone.
+    """
+    watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
+    return watching
 
 
 def pieces_path(job: FoldJob) -> Path:

@@ -157,7 +157,7 @@ def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
 
 def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
     if distributed.is_main():
-        header = job.header(training.progress, row[job.config.metric], row["threshold"])
+        header = job.header(training.progress, row[job.config.metric], row["threshold"]) | {"pieces": training.pieces}
         save_weights(job.run.best(job.fold), model.state_dict(), header)
     distributed.barrier()
 
