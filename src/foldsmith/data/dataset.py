@@ -114,7 +114,7 @@ def train_loader(
 
 def auto_workers(device: str) -> int:
     """Data loading processes for this machine: one feeds the model on a CPU; on CUDA it takes all cores but one."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun's processes here
     return 1 if device == "cpu" else max(1, min(8, cores - 1))
 
 
