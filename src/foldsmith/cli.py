@@ -13,6 +13,7 @@ from foldsmith.tools import (
     convert_config,
     demo,
     demo_weights,
+    doctor,
     encrypt,
     folds,
     lr_find,
@@ -21,13 +22,14 @@ from foldsmith.tools import (
 )
 
 TOOLS = {
-    "check-data": check_data,
     "folds": folds,
+    "check-data": check_data,
     "pseudo-label": pseudo_label,
     "lr-find": lr_find,
     "convert-config": convert_config,
     "encrypt": encrypt,
     "schema": schema,
+    "doctor": doctor,
     "demo": demo,
     "demo-weights": demo_weights,
 }

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from foldsmith.data.images import Geometry, Image, ImageError, read_image
+from foldsmith.data.images import UNREADABLE_HINT, Geometry, Image, ImageError, read_image
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 AHEAD = 2  # batches that are decoded while the model runs
@@ -128,7 +128,9 @@ class DecodedImages:
             return [canvas.cut(image) for canvas in canvases]
         except (ImageError, OSError, ValueError, MemoryError, cv2.error) as error:  # of names, of sizes
             if not self.skip_bad:
-                raise UserError(f"is not a readable image: {error}", file=self.paths[row]) from None
+                raise UserError(
+                    f"is not a readable image: {error}", file=self.paths[row], hint=UNREADABLE_HINT
+                ) from None
             self.bad[row] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             return [np.zeros(canvas.shape, dtype=np.uint8) for canvas in canvases]
 

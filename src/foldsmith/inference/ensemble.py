@@ -37,6 +37,9 @@ from foldsmith.inference.views import expand_views, margin_of
 from foldsmith.metrics import Probabilities, decide
 from foldsmith.models.weights import config_of, load_model, read_header, reload_model
 
+# A weights file's probabilities of images, and the rows that can't be read: (weights, config, images, views, merge).
+Elsewhere = Callable[[Path, Config, Sequence[Path], list[str], str], tuple[Probabilities, dict[int, str]]]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,6 +51,7 @@ class Options:
     data_root: Path | None = None  # the competition's folder; None: the config's, or below the usual input folders
     budget: Budget | None = None
     keep_predictions: Path | None = None  # a folder for each member's probabilities
+    elsewhere: Elsewhere | None = None  # predicts instead of the devices, without a deadline, all members at once
     weights: dict[str, Path] | None = None  # by name, where they have been found and proved already
 
 
@@ -92,7 +96,7 @@ def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None
         budget,
         len(work.ids),
         costs,
-        lanes=len(options.devices),
+        lanes=len(options.devices) if options.elsewhere is None else len(jobs),
         decoding=work.images.decoding,
     )
     with work.images:
@@ -134,7 +138,7 @@ class _Work:
     """All that the members share, checked: weights, classes, the test images, where the submission goes."""
 
     def __init__(self, ensemble: Ensemble, weights: dict[str, Path], options: Options) -> None:
-        self.ensemble, self.weights = ensemble, weights
+        self.ensemble, self.weights, self.elsewhere = ensemble, weights, options.elsewhere
         self.headers = {name: read_header(path) for name, path in weights.items()}
         self.sha256 = {name: known or sha256_file(weights[name]) for name, known in hashes_of(ensemble).items()}
         self.classes = _classes(ensemble, self.headers)
@@ -159,7 +163,8 @@ class _Work:
             options.output, sample, id_column, columns, self.classes, config.data.label_separator or " "
         )
         paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension, missing_ok=True)
-        self.images = DecodedImages(paths, keep=self._canvases(), skip_bad=True)
+        kept = self._canvases() if self.elsewhere is None else []
+        self.images = DecodedImages(paths, keep=kept, skip_bad=True)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
         self.device = options.devices[0]
@@ -184,26 +189,36 @@ class _Work:
         known = self.parts.load(made_from)
         if known is not None:
             return known
+        if self.elsewhere is None:
+            title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
+            predicted = self._predict_here(name, config, views, job.merge, title, counting)
+        else:
+            counting(0)
+            predicted, bad = self.elsewhere(self.weights[name], config, self.images.paths, views, job.merge)
+            self.images.bad |= bad
+        predicted = np.ascontiguousarray(predicted[:, self.order[name]])
+        if fewest == len(views):
+            self._save(made_from, predicted)
+        return predicted
+
+    def _predict_here(
+        self, name: str, config: Config, views: list[str], merge: str, title: str, before_batch: BeforeBatch
+    ) -> Probabilities:
         lane = self.lanes.get()
         try:
             pipeline = pipeline_of(config, lane.device)
             lane.load((config.model, self.headers[name]["classes"]), self.weights[name], pipeline.batch_size)
-            title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
-            options: dict[str, Any] = {"merge": job.merge, "before_batch": counting, "fits": lane.fits}
+            options: dict[str, Any] = {"merge": merge, "before_batch": before_batch, "fits": lane.fits}
             try:
-                predicted = predict(lane.network, self.images, pipeline, views, title, **options)
+                return predict(lane.network, self.images, pipeline, views, title, **options)
             except NotFinite as error:
                 if pipeline.amp is None:
                     raise
                 print(f"{error.message}; again in float32")
                 exact = dataclasses.replace(pipeline, amp=None)
-                predicted = predict(lane.network, self.images, exact, views, title, **options)
+                return predict(lane.network, self.images, exact, views, title, **options)
         finally:
             self.lanes.put(lane)
-        predicted = np.ascontiguousarray(predicted[:, self.order[name]])
-        if fewest == len(views):
-            self._save(made_from, predicted)
-        return predicted
 
     @cached_property
     def images_sha256(self) -> str:
@@ -295,7 +310,11 @@ def _classes(ensemble: Ensemble, headers: dict[str, dict[str, Any]]) -> list[str
     for header in headers.values():
         if sha256_lines(header["classes"]) == ensemble.classes_sha256:
             return list(header["classes"])
-    raise UserError("has another class list than all of its weights", key="classes_sha256", code=EXIT_UNTRUSTED)
+    first = next(iter(headers.values()))
+    hashes = f"{ensemble.classes_sha256[:12]} there, {sha256_lines(first['classes'])[:12]} here"
+    raise UserError(
+        f"has another class list than all of its weights: {hashes}", key="classes_sha256", code=EXIT_UNTRUSTED
+    )
 
 
 def _order(header: dict[str, Any], classes: list[str], path: Path) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from foldsmith.config import Config
 from foldsmith.data.images import Geometry, geometry_of
 from foldsmith.errors import OUT_OF_MEMORY, UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.views import make_view, margin_of
 from foldsmith.metrics import Probabilities
@@ -139,6 +140,7 @@ def predict(
         tqdm(total=len(images), desc=description, unit="img", disable=None, leave=False) as bar,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
+            fail("predict.batch")
             count = len(views) if before_batch is None else before_batch(done)
             following = batches.predict(batch, views[:count])
             parts += [result.cpu().numpy() for result in running]
@@ -195,6 +197,7 @@ class _Batches:
         return results
 
     def _forward(self, batch: NDArray[np.uint8], views: Sequence[str]) -> Tensor:
+        fail("predict.forward")
         device, geometry = self.pipeline.device, self.pipeline.geometry
         images = torch.from_numpy(batch)
         images = images.pin_memory() if device.type == "cuda" else images

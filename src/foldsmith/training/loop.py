@@ -15,14 +15,18 @@ from foldsmith.config.training import Warmup
 from foldsmith.data.dataset import Batch
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.predict import Pipeline, autocast, to_input
+from foldsmith.losses import divisor
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.device_transforms import move_images
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
 
+SHOWN_IDS = 48
 MAX_BAD_STEPS = 3  # steps in a row whose loss may be NaN or infinite
 
 
@@ -66,10 +70,12 @@ def train_epoch(
     """
     _thaw(training, plan)
     losses: list[float] = []
+    bad_ids: list[str] = []  # of the images of the last batches, while their loss is not finite
     bad_steps = images = 0
     batches, started = _Timed(loader), time.perf_counter()
     with tqdm(total=len(loader), desc=description, unit="batch", disable=None, leave=False) as bar:
         for batch, item in enumerate(batches):
+            fail("epoch.batch")
             rows = item.rows.numpy()
             images += len(rows)
             group_start = batch - batch % plan.accum_batches
@@ -77,8 +83,9 @@ def train_epoch(
             loss = backward(training, plan, batch, item, table.targets(rows), group)
             losses.append(loss)
             bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
+            bad_ids = [*bad_ids, *(table.ids[row] for row in rows)] if bad_steps else []
             if bad_steps >= MAX_BAD_STEPS:
-                raise _not_finite(training, loss, [table.ids[row] for row in rows])
+                raise _not_finite(training, loss, bad_ids)
             if batch - group_start + 1 == group:
                 _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
                 if plan.warmup is not None and training.progress.step == plan.warmup.steps:
@@ -89,7 +96,7 @@ def train_epoch(
                 after_batch()
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
-        raise _not_finite(training, losses[-1], [table.ids[row] for row in rows])
+        raise _not_finite(training, losses[-1], bad_ids)
     return Epoch(float(np.mean(finite)), images, time.perf_counter() - started, batches.waiting)
 
 
@@ -116,10 +123,11 @@ def _thaw(training: Training, plan: EpochPlan) -> None:
     warming = warmup is not None and warmup.head_only and training.progress.step < warmup.steps
     set_trainable(training.model, "head" if warming else plan.trainable)
     train_mode(training.model)
+    training.parallel = distributed.data_parallel(training.model, training.parallel)
 
 
 def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, targets: np.ndarray, group: int) -> float:
-    """Add a batch's gradients; returns its loss.
+    """Add a batch's gradients; returns its loss: that of the batch of all processes.
 
     Args:
         number: the batch's, in the epoch.
@@ -132,14 +140,24 @@ def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, tar
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
     if plan.mixing is not None:
         x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, number]))
-    with autocast(pipeline.device, pipeline.amp):
-        try:
-            logits = training.model(x)
-        except ValueError as error:  # batch norm over a single value
-            raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
-    loss = plan.criterion(logits.float(), y)
-    training.scaler.scale(loss / group).backward()
-    return float(loss.item())
+    network, seen = training.parallel or training.model, 0.0
+    whole = distributed.total(divisor(plan.criterion, y))
+    parts = list(zip(x.chunk(training.pieces), y.chunk(training.pieces), strict=True))
+    for piece, (images_now, labels) in enumerate(parts, start=1):
+        fail("train.forward")
+        last = piece == len(parts) and number % plan.accum_batches + 1 == group
+        with distributed.no_sync(training.parallel, last):
+            with autocast(pipeline.device, pipeline.amp):
+                try:
+                    logits = network(images_now)
+                except ValueError as error:  # batch norm over a single value
+                    raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
+            share = divisor(plan.criterion, labels) / whole if whole else 1.0
+            loss = plan.criterion(logits.float(), labels) * share
+            # DistributedDataParallel averages over the processes what has to be a sum.
+            training.scaler.scale(loss * distributed.size() / group).backward()
+        seen += float(loss.item())
+    return math.nan if fail("train.loss") == "nan" else distributed.total(seen)
 
 
 def _step(training: Training, plan: EpochPlan, finite: bool) -> None:
@@ -172,8 +190,10 @@ def clip_gradients(training: Training, plan: EpochPlan) -> None:
 
 def _not_finite(training: Training, loss: float, ids: Sequence[str]) -> UserError:
     rates = sorted({group["lr"] for group in training.optimizer.param_groups})
+    scale = f", loss scale {training.scaler.get_scale():g}" if training.scaler.is_enabled() else ""
+    shown = ", ".join(ids[:SHOWN_IDS]) + (f" ... ({len(ids)} in all)" if len(ids) > SHOWN_IDS else "")
     return UserError(
         f"the loss was not finite again and again (now {loss}) at step {training.progress.step}, "
-        f"learning rates {', '.join(f'{rate:.3g}' for rate in rates)}, images {', '.join(ids[:5])} ...",
+        f"learning rates {', '.join(f'{rate:.3g}' for rate in rates)}{scale}, images {shown}",
         hint="a smaller optimizer.params.lr, a warmup, or train.amp: off; the last good weights are kept",
     )

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from foldsmith.files import atomic_path, write_text
+from foldsmith.files import append_text, atomic_path, write_text
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -27,12 +27,8 @@ def stages_seen(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
 
 def append_timing(path: Path, timing: dict[str, Any]) -> None:
     """A line of timings.csv."""
-    new = not path.is_file()
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(timing), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(timing)
+    head = "" if path.is_file() else ",".join(timing) + "\n"
+    append_text(path, head + ",".join("" if value is None else str(value) for value in timing.values()) + "\n")
 
 
 def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: str) -> None:

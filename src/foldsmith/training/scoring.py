@@ -1,33 +1,39 @@
 """The end of an epoch, and of a stage with weight averaging: validate, keep the best weights, write what is known."""
 
+import math
 import time
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
-from foldsmith.metrics import METRICS, find_metric
-from foldsmith.models.build import is_frozen
+from foldsmith.metrics import METRICS, Probabilities, find_metric
+from foldsmith.models.build import is_frozen, train_mode
 from foldsmith.models.weights import save_weights
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training, save_checkpoint
 from foldsmith.training.device_transforms import move_images
 from foldsmith.training.job import FoldJob
 from foldsmith.training.loop import Epoch, EpochPlan
 from foldsmith.training.records import append_timing, write_metrics
 from foldsmith.training.schedules import Schedule
+from foldsmith.training.setup import batch_of_all
 from foldsmith.training.stages import stages_of
 
 
 def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch) -> None:
     """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files."""
-    progress, config = training.progress, job.config
+    progress = training.progress
     trained = time.monotonic()
     progress.epoch, progress.stage_epoch = progress.epoch + 1, progress.stage_epoch + 1
     row: dict[str, Any] = {
@@ -36,10 +42,12 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch
         "lr": max(group["lr"] for group in training.optimizer.param_groups),
         "train_loss": epoch.loss,
     }
+    fail("epoch.trained")
     row |= scores(job, training.scored_model, plan, "validation")
+    fail("epoch.scored")
     progress.metrics.append(row)
     comparable = _comparable(job, row)
-    if comparable > progress.best_score:
+    if math.isfinite(comparable) and comparable > progress.best_score:
         progress.best_score, progress.best_epoch = comparable, progress.epoch
         _save_best(job, training, training.scored_model, row)
     if training.swa is not None and _is_averaged(job, progress.stage_epoch):
@@ -48,17 +56,25 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch
         _go_back_to_best(job, training)
     progress.finished = _stops_early(job, training, plan)
 
-    folder = job.run.fold(job.fold)
+    fail("epoch.judged")
+    if distributed.is_main():
+        _write_epoch(job, training, epoch, trained)
+    distributed.barrier()
+
+
+def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float) -> None:
+    """metrics.csv, last.ckpt, timings.csv and a line for the log."""
+    progress, config, folder = training.progress, job.config, job.run.fold(job.fold)
+    row = progress.metrics[-1]
     write_metrics(folder / "metrics.csv", progress.metrics)
-    save_checkpoint(
-        folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads(), "workers": job.workers}
-    )
+    made_by = {"threads": torch.get_num_threads(), "workers": job.workers, "processes": distributed.size()}
+    save_checkpoint(folder / "last.ckpt", training, job.identity | made_by | {"batch_size": batch_of_all(config.train)})
     valid_seconds = time.monotonic() - trained
     timing = {
         "epoch": progress.epoch,
         "train_seconds": round(epoch.seconds, 2),
         "valid_seconds": round(valid_seconds, 2),
-        "train_images_per_second": round(epoch.images / epoch.seconds, 1),
+        "train_images_per_second": round(epoch.images * distributed.size() / epoch.seconds, 1),
         "waiting_share": round(epoch.waiting / epoch.seconds, 3),
         "cuda_peak_gb": _cuda_peak(job.device),
     }
@@ -89,9 +105,18 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
         UserError: when the model's output is not finite.
     """
     rows = job.folds.valid_rows(job.fold)
-    targets = job.table.targets(rows)
-    images = DecodedImages([job.images.table[row] for row in rows], read=job.read)
-    probabilities = predict(model, images, plan.pipeline, ["identity"], f"{job.config.name} fold {job.fold} {what}")
+    part = rows[distributed.part_of(len(rows))]
+    probabilities = np.empty((0, len(job.table.classes.tokens)), dtype=np.float32)
+    if len(part):
+        skip_bad = job.config.data.on_bad_image == "skip"
+        images = DecodedImages([job.images.table[row] for row in part], skip_bad=skip_bad, read=job.read)
+        title = f"{job.config.name} fold {job.fold} {what}"
+        probabilities = predict(model, images, plan.pipeline, ["identity"], title)
+    probabilities = distributed.gather_rows(probabilities)
+    return distributed.on_main(lambda: _scores(job, probabilities, job.table.targets(rows)))
+
+
+def _scores(job: FoldJob, probabilities: Probabilities, targets: NDArray[np.bool_]) -> dict[str, float | None]:
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
     found: dict[str, float | None] = {
@@ -130,8 +155,10 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
     update_bn(inputs(), model)
     for module, state in frozen:  # layers that do not train keep their statistics
         module.load_state_dict(state)
+    train_mode(model)
+    distributed.average_statistics(model)
     row = scores(job, model, plan, "averaged weights")
-    kept = _comparable(job, row) > training.progress.best_score
+    kept = math.isfinite(comparable := _comparable(job, row)) and comparable > training.progress.best_score
     if kept:
         _save_best(job, training, model, row)
     metric = job.config.metric
@@ -145,8 +172,10 @@ def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
 
 
 def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
-    header = job.header(training.progress, row[job.config.metric], row["threshold"])
-    save_weights(job.run.best(job.fold), model.state_dict(), header)
+    if distributed.is_main():
+        header = job.header(training.progress, row[job.config.metric], row["threshold"]) | {"pieces": training.pieces}
+        save_weights(job.run.best(job.fold), model.state_dict(), header)
+    distributed.barrier()
 
 
 def _is_averaged(job: FoldJob, epoch: int) -> bool:

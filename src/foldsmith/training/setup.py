@@ -24,6 +24,7 @@ from foldsmith.losses import build_loss
 from foldsmith.models.build import build_model, set_trainable, slow_batch_norm
 from foldsmith.models.sparsity import apply_masks, smallest_masks
 from foldsmith.models.weights import load_pretrained
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress, Training
 from foldsmith.training.loop import EpochPlan
 from foldsmith.training.mixing import Mixing
@@ -47,6 +48,8 @@ def build_network(config: Config, num_classes: int, device: torch.device) -> nn.
     if isinstance(config.model.pretrained, str):
         load_pretrained(Path(config.model.pretrained), model)
     model.to(device)
+    if config.train.sync_batch_norm:
+        model = distributed.synchronised_batch_norm(model, device)
     _try_forward(model, height, width, device)
     slow_batch_norm(model, config.train.accum_batches)
     if config.train.compile:
@@ -119,10 +122,23 @@ def build_loader(
     """
     train = config.train
     augment = Augment(config.augmentations, geometry_of(config))
-    images = AugmentedImages(paths, table.ids, augment, train.seed, read)
+    images = AugmentedImages(paths, table.ids, augment, train.seed, read, config.data.on_bad_image == "skip")
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
-    order = EpochOrder(len(images), train.batch_size, train.seed, max_batches, build_sampler(train.sampler, table))
-    return train_loader(images, order, workers=workers, pin=device.type == "cuda"), order
+    batch, sampler = batch_of_all(train), build_sampler(train.sampler, table)
+    if min(batch, len(images)) < distributed.size():
+        raise UserError(
+            f"{distributed.size()} processes can't share a batch of {min(batch, len(images))} images",
+            key="train.batch_size",
+            hint="a larger one, train.batch_size_is: per_process, or fewer processes",
+        )
+    order = EpochOrder(len(images), batch, train.seed, max_batches, sampler, distributed.part_of)
+    pin = device.type == "cuda"
+    return train_loader(images, order, workers=workers, pin=pin, timeout=train.worker_timeout), order
+
+
+def batch_of_all(train: Train) -> int:
+    """Images of a batch of all processes."""
+    return train.batch_size * (distributed.size() if train.batch_size_is == "per_process" else 1)
 
 
 def build_criterion(config: Config, table: Table) -> nn.Module:
