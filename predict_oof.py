@@ -18,16 +18,7 @@ except ModuleNotFoundError as missing:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
-    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if not args.config and not args.weights:
         raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
     if args.set and not args.config:
@@ -48,6 +39,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_views(open_oof(config, args.weights, args.output), device)
     else:
         predict_oof(config, args.weights, output=args.output, device=device)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
+    return parser
 
 
 if __name__ == "__main__":
