@@ -56,7 +56,7 @@ def hold_a_batch(number: str, gate: str) -> None:
         return call
 
     loop.backward = held(loop.backward)
-    predict._predict_batch = held(predict._predict_batch)
+    predict._Batches._forward = held(predict._Batches._forward)
 
 
 def hold_the_end() -> None:

@@ -126,7 +126,11 @@ def test_9_weights_against_the_ensemble(runs, chain, tmp_path, what):
     ensemble.write_text(yaml.safe_dump(values))
     output = tmp_path / "s.csv"
     error = refused(ensemble_inference.main, ensemble, "--models", runs, "--output", output)
-    assert error.code == 4 and "a_f1.safetensors (expected sha256 " in str(error) and str(path) in str(error)
+    found = re.search(
+        r"a_f1\.safetensors is not the ensemble's \(sha256 (\w{12})\.*\): (\S+) \(sha256 (\w{12})", str(error)
+    )
+    assert error.code == 4 and found, error
+    assert found[1] != found[3] and found[2] == str(path), "both sides are named"
     assert not output.exists()
 
 
