@@ -33,6 +33,7 @@ class AugmentedImages(Dataset):
     def __init__(
         self, paths: Sequence[Path], ids: Sequence[str], augment: Augment, seed: int, skip_bad: bool = False
     ) -> None:
+        self.paths = [str(path) for path in paths]
         self.reader = RowReader(paths, skip_bad)
         # An image's stream follows its id, so that it stays the same when other rows come or go.
         self.keys = [zlib.crc32(name.encode("utf-8")) for name in ids]
