@@ -63,7 +63,7 @@ def _prove_kernel(output: Path, script: Path, proof: Path) -> None:
     found = run_packed(script, inputs, ["--strict-exit"])
     expected = (output / "submission.csv").read_bytes()
     compare(found, expected, script)
-    with atomic_path(proof, len(expected)) as temporary:
+    with atomic_path(proof) as temporary:
         temporary.write_bytes(expected)
     print(f"the kernel's submission.csv is the same, byte for byte; {found}")
 

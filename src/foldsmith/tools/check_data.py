@@ -13,6 +13,7 @@ SHOWN = 3  # files of each note
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("--cache", action="store_true", help="decode the images into the cache of data.cache, too")
     parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
 
 
@@ -45,3 +46,7 @@ def run(args: argparse.Namespace) -> None:
             hint="mend or remove them; data.on_bad_image: skip trains without bad images",
         )
     print(f"{config.data.root}: {len(paths)} images and their tables are good")
+    if args.cache:
+        from foldsmith.training.run import fill_cache
+
+        fill_cache(config)
