@@ -4,6 +4,7 @@ import argparse
 import json
 
 HELP = "print the JSON Schema of experiment files, for editors"
+EXAMPLE = "foldsmith schema --output schema.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
