@@ -82,6 +82,12 @@ def dump_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def dump_inline(value: Any) -> str:
+    """One value on one line: lists and sections as [a, b] and {key: value}."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
 def read_yaml(path: Path) -> Document:
     """One YAML mapping with the line of every key. Refuses what a config never needs: aliases, tags, deep nesting."""
     try:

@@ -14,6 +14,7 @@ from foldsmith.files import write_text
 # lies is free, what it holds is not: its hash is checked.
 FREE_KEYS = {
     "train.workers",
+    "train.loggers",
     "data.root",
     "data.train_csv",
     "data.valid_csv",
