@@ -192,7 +192,8 @@ def find_separator(texts: list[str]) -> str:
 def read_classes(config: Config, words: list[list[str]]) -> Classes:
     """The class list from labels.csv, in its order; without one, every label that occurs, in natural order."""
     path = config.data_path("labels_csv")
-    if not path.is_file():
+    # A file called labels.csv may be the label table itself.
+    if not path.is_file() or (config.data.labels_csv is None and path == valid_csv_path(config)):
         if config.data.labels_csv is not None:
             raise UserError("file not found", file=path, key="data.labels_csv")
         tokens = sorted({word for labels in words for word in labels}, key=_natural)
