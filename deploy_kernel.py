@@ -10,17 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import run
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    found.add_argument("script", help="what the kernel runs: ensemble_inference.py")
+    found.add_argument("ensemble", type=Path, help="what ensemble_search.py wrote")
+    found.add_argument("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("script", help="what the kernel runs: ensemble_inference.py")
-    parser.add_argument("ensemble", type=Path, help="what ensemble_search.py wrote")
-    parser.add_argument("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
 
     from foldsmith.ensemble.file import find_ensemble
     from foldsmith.kernel.pack import deploy

@@ -12,22 +12,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import UserError, run
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
-    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    found.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    found.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
+    found.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    found.add_argument(
         "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
-    args = parser.parse_args(argv)
+    found.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    found.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
     if not args.config and not args.weights:
         raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
     if args.set and not args.config:

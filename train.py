@@ -13,9 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import run
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    found.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
+    found.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    found.add_argument("--fold", type=int, help="train this fold only, counted from 0")
+    found.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    found.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    found.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
+    found.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,19 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         import predict_oof
 
         return predict_oof.main([word for word in words if word != "--predict_oof"])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    parser.add_argument("--fold", type=int, help="train this fold only, counted from 0")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
-    parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
-    args = parser.parse_args(words)
+    args = parser().parse_args(words)
     if args.smoke and (args.fresh or args.fold is not None):
-        parser.error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
+        parser().error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
 
     from foldsmith.config import load_config
     from foldsmith.inference.predict import pick_device

@@ -157,7 +157,10 @@ class Config(Section):
     data: Data = Field(description="the competition's files, and how they are split and cut")
     model: Model = Field(description="the network and what it sees")
     train: Train = Field(description="how long and in which parts it is trained")
-    loss: Loss = Field(Loss(name="bce"), description="what training minimises; default: bce, or cross_entropy where data.task is multiclass")
+    loss: Loss = Field(
+        Loss(name="bce"),
+        description="what training minimises; default: bce, or cross_entropy where data.task is multiclass",
+    )
     optimizer: Optimizer = Field(description="any optimizer of timm, and its learning rates")
     scheduler: Component = Field(Component(name="constant"), description="how the learning rate changes")
     augmentations: Augmentations = Field(Augmentations(), description="what happens to images while training")

@@ -25,7 +25,7 @@ def new_config_path(name: str) -> Path:
     path = Path(name if name.endswith((".yml", ".yaml")) else f"{name}.yml")
     path = path if path.parent != Path() else Path("configs") / path
     if not NAME.fullmatch(path.stem):
-        raise UserError(f"{path.stem!r} is no name", hint="letters, digits, . _ and -; it names runs/NAME and all files")
+        raise UserError(f"{path.stem!r} is no name", hint="letters, digits, . _ -; all files of the run have it")
     if path.exists():
         raise UserError("exists; it is not overwritten", file=path, hint="another name, or remove it")
     return path

@@ -192,8 +192,12 @@ def suggest_size(sizes: NDArray[np.int64]) -> tuple[int, str]:
 
 
 def _joined(train: Looks, test: Looks) -> Looks:
-    arrays = (np.concatenate([getattr(train, key), getattr(test, key)]) for key in ("hashes", "thumbs", "sizes"))
-    return Looks(*arrays, errors={})
+    return Looks(
+        np.concatenate([train.hashes, test.hashes]),
+        np.concatenate([train.thumbs, test.thumbs]),
+        np.concatenate([train.sizes, test.sizes]),
+        errors={},
+    )
 
 
 def _facts(train: Looks, test: Looks) -> list[str]:

@@ -100,6 +100,7 @@ def predict(
     merge: str = "mean",
     canvas: Canvas | None = None,
     before_batch: Callable[[int], int] | None = None,
+    bar: bool = True,
 ) -> Probabilities:
     """Probabilities of every image, merged over views.
 
@@ -111,6 +112,7 @@ def predict(
         canvas: what to cut the views from; None: what these views need.
         before_batch: called with the number of images that are done, before each batch: how many of the views it gets;
             may raise to end the run.
+        bar: show one where the output is a terminal.
 
     Returns:
         float32 (images, classes), rows in the order of the images' paths.
@@ -125,13 +127,13 @@ def predict(
     done = 0
     with (
         torch.inference_mode(),
-        tqdm(total=len(images), desc=description, unit="img", disable=None, leave=False) as bar,
+        tqdm(total=len(images), desc=description, unit="img", disable=None if bar else True, leave=False) as shown,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
             count = len(views) if before_batch is None else before_batch(done)
             parts += _predict_batch(model, batch, pipeline, views[:count], merge)
             done += len(batch)
-            bar.update(len(batch))
+            shown.update(len(batch))
     probabilities = np.concatenate(parts)
     if not np.isfinite(probabilities).all():
         raise UserError(

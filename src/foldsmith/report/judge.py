@@ -28,10 +28,6 @@ class Judged:
     rows: NDArray[np.float64] | None  # held-out score of every image, where the score is their mean
     values: Probabilities | None  # else: the probabilities less the threshold of their fold
 
-    @property
-    def drawn(self) -> list[NDArray[np.float64]]:
-        return [each for each in (self.rows, self.values) if each is not None]
-
 
 def oof_data(runs: Sequence[Run]) -> OofData:
     """The OOF files of some runs, proved to be of the same images, classes and folds."""

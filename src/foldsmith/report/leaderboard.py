@@ -47,9 +47,7 @@ def leaderboard(found: Found, judged: Mapping[str, Judged], targets: Mapping[str
         targets: bool (images, classes) of each of them.
     """
     differing = differing_values(list(found.runs.values()))
-    lines = [
-        _experiment(run, judged.get(name), targets.get(name), differing[name]) for name, run in found.runs.items()
-    ]
+    lines = [_experiment(run, judged.get(name), targets.get(name), differing[name]) for name, run in found.runs.items()]
     lines += [_blend(name, ensemble, found) for name, ensemble in found.ensembles.items()]
     return sorted(lines, key=_rank)
 

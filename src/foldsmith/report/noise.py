@@ -85,9 +85,7 @@ def _multilabel(
             yield Issue(kind, start + int(row), int(column), value, usual, doubt)
 
 
-def _wrong_classes(
-    probabilities: Probabilities, targets: Targets, with_label: NDArray[np.float64]
-) -> Iterator[Issue]:
+def _wrong_classes(probabilities: Probabilities, targets: Targets, with_label: NDArray[np.float64]) -> Iterator[Issue]:
     given = targets.argmax(axis=1)
     for row, (values, column) in enumerate(zip(probabilities, given, strict=True)):
         confident = np.where(values >= with_label, values, np.float32(-1))

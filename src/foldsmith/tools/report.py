@@ -16,9 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="run folders, folders of runs, ensemble files (default: runs)",
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), metavar="HTML", help="default: report.html"
-    )
+    parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="HTML", help="default: report.html")
 
 
 def run(args: argparse.Namespace) -> None:

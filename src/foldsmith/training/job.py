@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from foldsmith.files import code_sha256, sha256_json, sha256_lines
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.records import stages_seen
+from foldsmith.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class FoldJob:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a half-finished fold to go on, and for a finished one to be kept."""
         return self.hashes | {"folds_sha256": self.folds.sha256}
+
+    @cached_property
+    def watch(self) -> Watch:
+        """The bar and the loggers of this fold."""
+        return Watch(self.config, self.fold, self.run.fold(self.fold))
 
     def say(self, text: str) -> None:
         """A line for the terminal and for train.log."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from foldsmith.config.training import Warmup
 from foldsmith.data.tables import Table
@@ -19,6 +18,7 @@ from foldsmith.models.sparsity import apply_masks
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
+from foldsmith.training.watch import Watch
 
 MAX_BAD_STEPS = 3  # steps in a row whose loss may be NaN or infinite
 
@@ -39,7 +39,7 @@ class EpochPlan:
     seed: int
 
 
-def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: Table, description: str) -> float:
+def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: Table, watch: Watch) -> float:
     """Train for one pass over the loader; returns the mean loss over its batches with a finite one.
 
     Gradients of `accum_batches` batches are averaged into one step; a smaller last group is averaged over its own size.
@@ -47,8 +47,8 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
     _thaw(training, plan)
     losses: list[float] = []
     bad_steps = 0
-    with tqdm(loader, desc=description, unit="batch", disable=None, leave=False) as bar:
-        for batch, item in enumerate(bar):
+    with watch.epoch(loader, training.progress.epoch) as batches:
+        for batch, item in enumerate(batches):
             if isinstance(item, UserError):
                 raise item
             images, rows = item
@@ -63,7 +63,7 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
                 _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
                 if plan.warmup is not None and training.progress.step == plan.warmup.steps:
                     _thaw(training, plan)
-            bar.set_postfix(loss=f"{loss:.4f}")
+            watch.show_loss(loss)
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise _not_finite(training, losses[-1], [table.ids[row] for row in rows])

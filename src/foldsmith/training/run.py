@@ -24,6 +24,7 @@ from foldsmith.models.weights import read_header
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
+from foldsmith.training.loggers import check_loggers
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.records import draw_curves
 from foldsmith.training.scoring import finish_averaging, finish_epoch
@@ -43,6 +44,7 @@ def train_experiment(
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
+    check_loggers(config)
     config = with_image_stats(config)
     table = read_table(config)
     config = config.model_copy(update={"data": config.data.model_copy(update={"label_separator": table.separator})})
@@ -100,6 +102,8 @@ def train_fold(job: FoldJob) -> None:
         _train_stage(job, stage, training)
         progress = training.progress.next_stage()
 
+    job.watch.close()
+
     # The best epoch's weights, of the last stage, become the fold's.
     best = job.run.best(job.fold)
     if not best.is_file():
@@ -144,8 +148,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
         torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout
         started = time.monotonic()
-        description = f"{job.config.name} fold {job.fold} epoch {progress.epoch + 1}"
-        loss = train_epoch(training, plan, loader, table, description)
+        loss = train_epoch(training, plan, loader, table, job.watch)
         finish_epoch(job, training, plan, loss, order.batches * train.batch_size, started)
 
     if training.swa is not None:

@@ -57,6 +57,7 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
     save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
     seconds = (trained - started, time.monotonic() - trained)
     append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
+    job.watch.log(row, images / seconds[0])
     total = sum(stage.epochs for stage in stages_of(config))
     at = "" if row["threshold"] is None else f" (threshold {row['threshold']:.3f})"
     job.say(
@@ -74,7 +75,8 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     rows = job.folds.valid_rows(job.fold)
     targets = job.table.targets(rows)
     images = DecodedImages([job.images.table[row] for row in rows])
-    probabilities = predict(model, images, plan.pipeline, ["identity"], f"{job.config.name} fold {job.fold} {what}")
+    description = f"{job.config.name} fold {job.fold} {what}"
+    probabilities = predict(model, images, plan.pipeline, ["identity"], description, bar=False)
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
     found: dict[str, float | None] = {
