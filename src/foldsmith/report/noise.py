@@ -4,10 +4,10 @@ A model that did not see an image doubts its labels where its probability is far
 labels. "Usually" is measured for each class alone, because rare and hard classes get low probabilities throughout:
 the mean probability of the images that have the label (the class's self-confidence), and of those that have not.
 
-- A label is likely *missing* where an image without it has a probability above the self-confidence. The further above,
-  the likelier.
-- A label is likely *wrong* where an image that has it has a probability below the mean of the images without it. The
-  further below the self-confidence, relative to it, the likelier.
+- A label is likely *missing* where an image without it has a probability above the self-confidence; the higher the
+  probability, the likelier.
+- A label is likely *wrong* where an image that has it has a probability below the mean of the images without it; the
+  lower the probability, the likelier.
 - With one label an image, a label is likely wrong where another class exceeds its own self-confidence; that class is
   suggested, and the order goes by how much more probable it is than the label.
 
@@ -81,7 +81,7 @@ def _multilabel(
         found = ~labels & (part > with_label) if kind == "missing" else labels & (part < without)
         for row, column in zip(*np.nonzero(found), strict=True):
             value, usual = float(part[row, column]), float(with_label[column])
-            doubt = value - usual if kind == "missing" else 1 - value / max(usual, 1e-9)
+            doubt = value if kind == "missing" else 1 - value
             yield Issue(kind, start + int(row), int(column), value, usual, doubt)
 
 
