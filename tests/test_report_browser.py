@@ -1,4 +1,4 @@
-"""The report in a real browser: Debian's Chromium without a screen, driven by Selenium. Skipped where it is not there."""
+"""The report in a real browser: Debian's Chromium without a screen, driven by Selenium. Skipped where there is none."""
 
 import base64
 import shutil

@@ -18,10 +18,9 @@ from tqdm import tqdm
 from foldsmith.data.images import Image, ImageError, read_image
 from foldsmith.ensemble.threads import in_threads
 
-MOST_BITS = 3  # that may differ: four bands of 16 bits find every such pair
+MOST_BITS = 7  # that may differ: one of eight bands of 8 bits is the same in every such pair
 THUMB = 16  # side of the gray copy that is looked at once more
-MOST_DIFFERENCE = 6.0  # mean |difference| of two such copies, in gray levels
-BAND_LIMIT = 2000  # images that share a band; more are plain ones, which all look alike
+LEAST_CORRELATION = 0.97  # of two such copies
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,14 @@ class Looks:
     """What was seen of some images."""
 
     hashes: NDArray[np.uint64]  # (images,)
-    thumbs: NDArray[np.int16]  # (images, THUMB * THUMB) gray
+    thumbs: NDArray[np.float32]  # (images, THUMB * THUMB) gray, of mean 0 and length 1; all 0 where the image is plain
     sizes: NDArray[np.int64]  # (images, 2) height and width; 0 where the image can't be read
     errors: dict[int, str]  # reason by position
 
 
 def look_at(paths: Sequence[Path], description: str) -> Looks:
     """Read every image once, on all cores."""
-    hashes, thumbs = np.zeros(len(paths), dtype=np.uint64), np.zeros((len(paths), THUMB * THUMB), dtype=np.int16)
+    hashes, thumbs = np.zeros(len(paths), dtype=np.uint64), np.zeros((len(paths), THUMB * THUMB), dtype=np.float32)
     sizes, errors = np.zeros((len(paths), 2), dtype=np.int64), {}
     with tqdm(total=len(paths), desc=description, unit="img", disable=None, leave=False) as bar:
 
@@ -53,29 +52,31 @@ def look_at(paths: Sequence[Path], description: str) -> Looks:
     return Looks(hashes, thumbs, sizes, dict(sorted(errors.items())))
 
 
-def look(image: Image) -> tuple[np.uint64, NDArray[np.int16]]:
+def look(image: Image) -> tuple[np.uint64, NDArray[np.float32]]:
     """The perceptual hash of an image, and its small gray copy."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:8, :8].reshape(-1)
     low[0] = 0  # the mean brightness says nothing of what is seen
     bits = low > np.median(low)
-    thumb = cv2.resize(gray, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
-    return np.packbits(bits).view(">u8")[0].astype(np.uint64), thumb.reshape(-1).astype(np.int16)
+    thumb = cv2.resize(gray, (THUMB, THUMB), interpolation=cv2.INTER_AREA).reshape(-1).astype(np.float32)
+    thumb -= thumb.mean()
+    length = float(np.linalg.norm(thumb))
+    thumb = thumb / length if length > THUMB else np.zeros_like(thumb)  # less than one gray level is plain
+    return np.packbits(bits).view(">u8")[0].astype(np.uint64), thumb
 
 
 def near_pairs(looks: Looks) -> list[tuple[int, int]]:
     """Pairs of positions that look the same, in rising order; unreadable and plain images are in none."""
-    usable = np.flatnonzero((looks.sizes[:, 0] > 0) & (looks.thumbs.std(axis=1) > 1))
+    usable = np.flatnonzero((looks.sizes[:, 0] > 0) & looks.thumbs.any(axis=1))
     found: set[tuple[int, int]] = set()
-    for band in range(4):
-        keys = (looks.hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+    for band in range(8):
+        keys = (looks.hashes >> np.uint64(8 * band)) & np.uint64(0xFF)
         same: dict[int, list[int]] = defaultdict(list)
         for index in usable.tolist():
             same[int(keys[index])].append(index)
         for members in same.values():
-            if 1 < len(members) <= BAND_LIMIT:
-                found |= _pairs_within(looks, np.array(members))
+            found |= _pairs_within(looks, np.array(members))
     return sorted(found)
 
 
@@ -86,8 +87,8 @@ def _pairs_within(looks: Looks, members: NDArray[np.int64]) -> set[tuple[int, in
         later = members[position + 1 :]
         later = later[np.bitwise_count(looks.hashes[later] ^ looks.hashes[index]) <= MOST_BITS]
         if len(later):
-            difference = np.abs(looks.thumbs[later] - looks.thumbs[index]).mean(axis=1)
-            found |= {(index, int(other)) for other in later[difference <= MOST_DIFFERENCE]}
+            alike = looks.thumbs[later] @ looks.thumbs[index] >= LEAST_CORRELATION
+            found |= {(index, int(other)) for other in later[alike]}
     return found
 
 

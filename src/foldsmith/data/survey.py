@@ -221,6 +221,7 @@ def _table_warnings(config: Config, table: Table) -> list[str]:
         (f"with fewer than {FEW} images", np.flatnonzero((counts > 0) & (counts < FEW))),
     ):
         if len(which):
+            which = which[np.argsort(counts[which], kind="stable")]
             listed = ", ".join(f"{names[index]} ({counts[index]})" for index in which[:8])
             lines.append(f"{len(which)} of {len(names)} classes {what}: {listed}{', ...' if len(which) > 8 else ''}")
     unlabelled = int((np.diff(table.starts) == 0).sum())
