@@ -63,8 +63,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"foldsmith {foldsmith.__version__}")
     tools = top.add_subparsers(dest="tool", required=True, metavar="TOOL")
     for name, tool in TOOLS.items():
+        example = f"example: {tool.EXAMPLE}"
+        raw = argparse.RawDescriptionHelpFormatter  # an example stays on its line
         tool.add_arguments(
-            tools.add_parser(name, help=tool.HELP, description=tool.HELP, epilog=f"example: {tool.EXAMPLE}")
+            tools.add_parser(name, help=tool.HELP, description=tool.HELP, epilog=example, formatter_class=raw)
         )
     return top
 

@@ -67,7 +67,10 @@ def starter_text(path: Path, source: str, values: dict[str, Any], schema: dict[s
         lines.append(f"{section}:" if keys else f"{section}: {{}}")
         for key, value in keys.items():
             lines += _comment(describe_key(schema, (section, key)), "  ")
-            lines.append(f"  {key}: {dump_inline(value)}")
+            if isinstance(value, list) and any(isinstance(each, dict) for each in value):  # such as train.stages
+                lines += textwrap.indent(dump_yaml({key: value}), "  ").splitlines()
+            else:
+                lines.append(f"  {key}: {dump_inline(value)}")
     return "\n".join(lines) + "\n"
 
 
