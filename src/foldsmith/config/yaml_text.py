@@ -114,10 +114,12 @@ def parse_yaml(text: str, name: str) -> Document:
         raise UserError(f"is not valid YAML: {error.reason}", file=name, line=line) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        tab = "\\t" in str(getattr(error, "problem", ""))
         raise UserError(
             f"is not valid YAML: {getattr(error, 'problem', None) or error}",
             file=name,
             line=mark.line + 1 if mark else None,
+            hint="indent with spaces, not with tabs" if tab else None,
         ) from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError("must hold `key: value` sections", file=name, line=1)

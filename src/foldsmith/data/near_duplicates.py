@@ -5,8 +5,10 @@ the image in gray at 32 x 32, its discrete cosine transform, and for each of the
 exceeds their median. Re-encoding, scaling and small changes of brightness flip few bits.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from foldsmith.data.images import Image, ImageError, read_image
-from foldsmith.ensemble.threads import in_threads
 
 MOST_BITS = 7  # that may differ: one of eight bands of 8 bits is the same in every such pair
 THUMB = 16  # side of the gray copy that is looked at once more
@@ -48,7 +49,8 @@ def look_at(paths: Sequence[Path], description: str) -> Looks:
                 errors[index] = str(error)
             bar.update()
 
-        in_threads(one, range(len(paths)))
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(one, range(len(paths))))
     return Looks(hashes, thumbs, sizes, dict(sorted(errors.items())))
 
 

@@ -132,7 +132,8 @@ def read_table(config: Config) -> Table:
     index = _token_index(classes, words)
     if list(index) != classes.tokens:  # the table writes names, so the submission does
         classes = Classes(classes.names, classes.names)
-    hint = f"see {config.data_path('labels_csv')}; " + ("data.task: multiclass splits no label; " if one_label else "")
+    at = f"labels are split at {separator!r} (data.label_separator)"
+    hint = f"see {config.data_path('labels_csv')}; {'data.task: multiclass splits no label' if one_label else at}; "
     starts, indices = encode_labels(sheet, ids, words, index, hint)
     return Table(ids, starts, indices, classes, separator, group_column(sheet, config))
 
