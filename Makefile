@@ -25,10 +25,10 @@ demo: weights ## the whole chain on data/clipart, into runs/demo/
 	@$(BIN)/python -m foldsmith demo
 
 test: $(INSTALLED) ## the test suite, without its slow tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: $(INSTALLED) ## the test suite with its slow tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""Pack inference code and an ensemble into one Python file that runs without this project and without a network.
+"""Pack a script, and all that it needs but weights and data, into one file that runs where this project is not.
 
-./deploy_kernel.py ensemble_inference.py best.yml       writes kernels/best/best.py and kernel-metadata.json
+./deploy_kernel.py ensemble_inference.py best.yml --check     writes kernels/best/, and runs best.py as Kaggle would
+./deploy_kernel.py train.py --config a.yml --fold 0           a kernel that trains: kernels/a_train/
+./deploy_kernel.py predict_oof.py --config a.yml              a kernel that validates: kernels/a_predict_oof/
+
+What is not listed below belongs to the script. Most flags can stand in a `deploy:` section instead: docs/deploy.md.
 """
 
 import argparse
@@ -16,23 +20,51 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
-    found.add_argument("script", help="what the kernel runs: ensemble_inference.py")
-    found.add_argument("ensemble", type=Path, help="what ensemble_search.py wrote")
-    found.add_argument("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args, words = parser().parse_known_args(argv)
 
-    from foldsmith.ensemble.file import find_ensemble
-    from foldsmith.kernel.pack import deploy
+    from foldsmith.kernel.command import run_deploy
 
-    script = deploy(args.script, find_ensemble(args.ensemble), args.output)
-    print(f"written: {script} ({script.stat().st_size / 1024:.0f} KB) and {script.parent / 'kernel-metadata.json'}")
+    run_deploy(args, words)
+
+
+def parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style, allow_abbrev=False)
+    add = parser.add_argument
+    add("--version", action="version", version=f"foldsmith {__version__}")
+    add("script", help="ensemble_inference.py, train.py, predict_oof.py, or another with a main(argv)")
+    add("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
+    add("--models", nargs="+", type=Path, metavar="DIR", help="where the ensemble's weights lie (default: runs ...)")
+    add("--data", type=Path, metavar="ROOT", help="the competition's folder, for --check (default: the config's)")
+    add("--compress", action="store_true", help="for what would be above 1 MB; the sources can't be read then")
+    add("--deadline", metavar="TIME", help="of inference, counted from the kernel's start; or none (default: 8h40m)")
+    add("--strict-exit", action="store_true", help="code 5 after a deadline, although a valid submission stands")
+    add("--check", action="store_true", help="run it as Kaggle would, and compare with the unpacked run")
+    add("--stage-weights", type=Path, metavar="DIR", help="gather the needed weights into a folder to upload")
+    add("--encrypt", action="store_true", help="with --stage-weights: encrypted (docs/encryption.md)")
+    add("--embed-key", action="store_true", help="put the passphrase into the packed file; read the warning")
+    add("--push", action="store_true", help="call `kaggle kernels push`")
+    add(
+        "--deploy",
+        type=Path,
+        metavar="FILE",
+        help="a YAML with a deploy section (default: deploy.yml, if there is one)",
+    )
+    add("--dataset", action="append", metavar="USER/SLUG", help="an input; may be repeated")
+    add("--competition", action="append", metavar="SLUG", help="an input; may be repeated")
+    texts = {
+        "user": "NAME",
+        "title": "TITLE",
+        "id": "USER/SLUG",
+        "weights-dataset": "USER/SLUG",
+        "machine-shape": "NAME",
+    }
+    for name, value in texts.items():
+        add(f"--{name}", metavar=value, help=f"{name.replace('-', '_')} of the deploy section")
+    for name, what in (("public", "is_private: false"), ("no-gpu", "enable_gpu: false"), ("internet", "enable it")):
+        add(f"--{name}", action="store_true", help=what)
+    return parser
 
 
 if __name__ == "__main__":

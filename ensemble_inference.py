@@ -20,34 +20,6 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
-    found.add_argument("ensemble", type=Path, nargs="?", help="what ensemble_search.py wrote")
-    found.add_argument(
-        "--models",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="where weights are searched, recursively (default: the ensemble's folder, runs, ../input, /kaggle/input)",
-    )
-    found.add_argument("--data", type=Path, metavar="ROOT", help="the competition's folder (default: the config's)")
-    found.add_argument("--output", type=Path, default=Path("submission.csv"), metavar="FILE")
-    found.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one, all of its devices")
-    found.add_argument("--deadline", metavar="TIME", help="such as 8h40m, 45m or 12s after the start of this program")
-    found.add_argument("--started-at", type=float, metavar="SECONDS", help="count from this time (date +%%s) instead")
-    found.add_argument("--keep-predictions", type=Path, metavar="DIR", help="save each member's test probabilities")
-    found.add_argument("--from-predictions", type=Path, metavar="DIR", help="take those instead of running models")
-    found.add_argument("--threshold", type=float, help="with --from-predictions: instead of the ensemble's")
-    for way, what in (
-        ("vote", "submissions: labels that more than half of them have"),
-        ("mean", "predictions (.npy of --keep-predictions, or csv): their mean"),
-        ("geometric", "predictions: their geometric mean"),
-    ):
-        found.add_argument(f"--{way}", nargs="+", type=Path, metavar="FILE", help=f"combine {what}")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
 
@@ -55,6 +27,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     from foldsmith.inference.command import run_command
 
     run_command(args, parser().error)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    parser.add_argument("ensemble", type=Path, nargs="?", help="what ensemble_search.py wrote")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="where weights are searched, recursively (default: the ensemble's folder, runs, ../input, /kaggle/input)",
+    )
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the competition's folder (default: the config's)")
+    parser.add_argument("--output", type=Path, default=Path("submission.csv"), metavar="FILE")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], help="default: cuda where there is one, all of its devices"
+    )
+    parser.add_argument("--deadline", metavar="TIME", help="such as 8h40m, 45m or 12s after the start of this program")
+    parser.add_argument("--started-at", type=float, metavar="SECONDS", help="count from this time (date +%%s) instead")
+    parser.add_argument("--keep-predictions", type=Path, metavar="DIR", help="save each member's test probabilities")
+    parser.add_argument("--from-predictions", type=Path, metavar="DIR", help="take those instead of running models")
+    parser.add_argument("--threshold", type=float, help="with --from-predictions: instead of the ensemble's")
+    for way, what in (
+        ("vote", "submissions: labels that more than half of them have"),
+        ("mean", "predictions (.npy of --keep-predictions, or csv): their mean"),
+        ("geometric", "predictions: their geometric mean"),
+    ):
+        parser.add_argument(f"--{way}", nargs="+", type=Path, metavar="FILE", help=f"combine {what}")
+    return parser
 
 
 if __name__ == "__main__":

@@ -30,26 +30,6 @@ def speed(text: str) -> tuple[str, float]:
     return name, float(number)
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
-    found.add_argument("name", help="the ensemble file to write, with or without .yml")
-    found.add_argument("oof", nargs="+", type=Path, metavar="OOF.npy", help="one OOF file of each model")
-    found.add_argument("--method", default="auto", help=f"{METHODS} (default: auto, the best of them)")
-    found.add_argument("--seconds", type=float, default=10.0, help="for the search, at most (default: 10)")
-    found.add_argument("--metric", help="what to maximise (default: the experiments' metric)")
-    found.add_argument("--thresholds", choices=["joint", "per-group", "per-class"], default="joint")
-    found.add_argument("--min-labels", type=int, default=0, metavar="N", help="of an image (default: 0)")
-    found.add_argument("--max-labels", type=int, metavar="N", help="of an image (default: any number)")
-    found.add_argument("--max-hours", type=float, help="that inference may take; needs --num-images")
-    found.add_argument("--num-images", type=int, metavar="N", help="test images")
-    found.add_argument("--speed", nargs="+", type=speed, default=[], metavar="MODEL=IPS", help="images a second")
-    found.add_argument("--folds", type=Path, metavar="FILE.npy", help="older layout: the fold of every row")
-    found.add_argument("--train-csv", type=Path, metavar="FILE.csv", help="older layout: the labels of every row")
-    found.add_argument("--json", action="store_true", help="print the ensemble as JSON on stdout, all else on stderr")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = vars(parser().parse_args(argv))
 
@@ -61,6 +41,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = search(name, oof, Options(**args, speeds=speeds))
     if as_json:
         print(json.dumps({"file": str(path), **read_ensemble(path).model_dump(mode="json")}, indent=1))
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    parser.add_argument("name", help="the ensemble file to write, with or without .yml")
+    parser.add_argument("oof", nargs="+", type=Path, metavar="OOF.npy", help="one OOF file of each model")
+    parser.add_argument("--method", default="auto", help=f"{METHODS} (default: auto, the best of them)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the search, at most (default: 10)")
+    parser.add_argument("--metric", help="what to maximise (default: the experiments' metric)")
+    parser.add_argument("--thresholds", choices=["joint", "per-group", "per-class"], default="joint")
+    parser.add_argument("--min-labels", type=int, default=0, metavar="N", help="of an image (default: 0)")
+    parser.add_argument("--max-labels", type=int, metavar="N", help="of an image (default: any number)")
+    parser.add_argument("--max-hours", type=float, help="that inference may take; needs --num-images")
+    parser.add_argument("--num-images", type=int, metavar="N", help="test images")
+    parser.add_argument("--speed", nargs="+", type=speed, default=[], metavar="MODEL=IPS", help="images a second")
+    parser.add_argument("--folds", type=Path, metavar="FILE.npy", help="older layout: the fold of every row")
+    parser.add_argument("--train-csv", type=Path, metavar="FILE.csv", help="older layout: the labels of every row")
+    parser.add_argument("--json", action="store_true", help="print the ensemble as JSON on stdout, all else on stderr")
+    return parser
 
 
 if __name__ == "__main__":

@@ -18,20 +18,6 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
-    found.add_argument("--config", help="experiment file; looked for here, then in configs/")
-    found.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
-    found.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    found.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
-    )
-    found.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    found.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if not args.config and not args.weights:
@@ -54,6 +40,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_views(open_oof(config, args.weights, args.output), device)
     else:
         predict_oof(config, args.weights, output=args.output, device=device)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
+    return parser
 
 
 if __name__ == "__main__":

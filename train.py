@@ -19,21 +19,6 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--version", action="version", version=f"foldsmith {__version__}")
-    found.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
-    found.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
-    found.add_argument("--fold", type=int, help="train this fold only, counted from 0")
-    found.add_argument(
-        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
-    )
-    found.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    found.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
-    found.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if "--predict_oof" in words:
@@ -56,6 +41,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         smoke(config, device)
     else:
         train_experiment(config, output=args.output, device=device, only_fold=args.fold, fresh=args.fresh)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
+    parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("--fold", type=int, help="train this fold only, counted from 0")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--fresh", action="store_true", help="start over: what the run (or --fold) has is deleted")
+    parser.add_argument("--smoke", action="store_true", help="try the config on 200 images in a throw-away folder")
+    return parser
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_weights_that_are_not_the_ensemble_s_are_refused(chain, tmp_path):
     shutil.copy(chain.weights("a", 0), tmp_path / "runs" / "a" / "a_f1.safetensors")
     with pytest.raises(UserError) as caught:
         ensemble_inference.main([str(chain.ensemble), "--models", str(tmp_path), "--output", str(tmp_path / "s.csv")])
-    assert caught.value.code == 4 and "a_f1.safetensors (expected sha256" in str(caught.value)
+    assert caught.value.code == 4 and "a_f1.safetensors is not the ensemble's (sha256 " in str(caught.value)
     assert not (tmp_path / "s.csv").exists()
 
 

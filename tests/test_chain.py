@@ -1,11 +1,7 @@
 """The whole chain on real images: what each step writes, and that the next step reads exactly that."""
 
 import csv
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +17,6 @@ from foldsmith.data.images import find_images
 from foldsmith.data.oof_files import read_sidecar
 from foldsmith.data.tables import read_csv, read_table
 from foldsmith.ensemble.file import blend, read_ensemble
-from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict, to_input
@@ -154,49 +149,6 @@ def test_the_submission_is_the_blend_of_all_weights(chain):
     for name, row in zip(sample.column("id"), predicted, strict=True):
         lines.append(f"{name},{' '.join(str(index) for index in np.flatnonzero(row))}")
     assert chain.submission.read_text() == "\n".join(lines) + "\n"
-
-
-def run_kernel(chain: Chain, folder: Path, *names: str) -> subprocess.CompletedProcess:
-    """Run the packed kernel in folder/working, beside folder/input, without the project on its path."""
-    working, inputs = folder / "working", folder / "input"
-    working.mkdir(parents=True)
-    inputs.mkdir()
-    (inputs / "clipart").symlink_to(DATA)
-    for name in names:
-        shutil.copytree(chain.runs / name, inputs / "some" / "dataset" / name)
-    # -S leaves out the site module and so the link to the project that an editable install makes.
-    packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": packages, "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-S", "-W", "error::DeprecationWarning", str(chain.kernel)]
-    return subprocess.run(words, cwd=working, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def test_the_kernel_alone_gives_the_same_bytes(chain, tmp_path):
-    done = run_kernel(chain, tmp_path, "a", "b")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "working" / "submission.csv").read_bytes() == chain.submission.read_bytes()
-    assert [path.name for path in (tmp_path / "working").iterdir()] == ["submission.csv"]
-
-
-def test_the_kernel_names_all_weights_that_are_missing(chain, tmp_path):
-    done = run_kernel(chain, tmp_path, "a")
-    assert done.returncode == 2
-    assert "2 of 4 weights files are not there: b_f0.safetensors, b_f1.safetensors" in done.stderr
-    assert "../input" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_kernel_is_readable_small_and_reproducible(chain, tmp_path):
-    import deploy_kernel
-
-    text = chain.kernel.read_text()
-    assert "def best_fbeta(" not in repr(text)[:100] and "\ndef blend(" in text, "sources stand in it as text"
-    assert chain.kernel.stat().st_size < 200_000
-    deploy_kernel.main(["ensemble_inference.py", str(chain.ensemble), "--output", str(tmp_path)])
-    assert (tmp_path / "best" / "best.py").read_text() == text
-    metadata = json.loads((tmp_path / "best" / "kernel-metadata.json").read_text())
-    assert metadata["code_file"] == "best.py" and metadata["enable_internet"] is False
-    with pytest.raises(UserError, match="'train.py' can't be packed"):
-        deploy_kernel.main(["train.py", str(chain.ensemble), "--output", str(tmp_path)])
 
 
 def test_finished_steps_return_at_once(chain, capsys):

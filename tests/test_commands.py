@@ -58,6 +58,11 @@ def parse(words: list[str]) -> None:
     if "--predict_oof" in words:
         words = ["predict_oof.py", *(word for word in words[1:] if word != "--predict_oof")]
     try:
+        if words[0] == "deploy_kernel.py":  # what it does not know belongs to the script that is packed
+            args, rest = parser_of(words[0]).parse_known_args(words[1:])
+            words = [args.script, *rest]
+            if not (ROOT / args.script).is_file():  # `...` stands for what does not matter there
+                return
         parser_of(words[0]).parse_args(words[1:])
     except SystemExit as end:
         assert end.code == 0, shlex.join(words)

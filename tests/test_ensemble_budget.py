@@ -7,11 +7,23 @@ import numpy as np
 import pytest
 
 import ensemble_search
-from foldsmith.ensemble.budget import Choice, folds_within, frontier, hours_of_a_fold, speeds, within
+from foldsmith.ensemble.budget import (
+    Choice,
+    folds_within,
+    frontier,
+    hours_of_a_fold,
+    prior_score,
+    running_order,
+    seconds_of,
+    speeds,
+    within,
+)
 from foldsmith.ensemble.file import read_ensemble
+from foldsmith.ensemble.fit import pose, prove
 from foldsmith.ensemble.members import load_members
 from foldsmith.ensemble.objective import Point
 from foldsmith.errors import UserError
+from foldsmith.metrics import best_fbeta, fbeta, find_metric
 from tests.synthetic import random_members, write_runs
 
 
@@ -84,3 +96,55 @@ def test_other_views_of_the_same_weights_are_alternatives(tmp_path):
     assert "m2" in names and "m1" not in names
     ensemble_search.main([*words, "0.6"])
     assert [member.name for member in read_ensemble(tmp_path / "best.yml").members] == ["m1"]
+
+
+def test_costs_of_images():
+    assert seconds_of([10.0, None, 20.0], [1, 3, 2]) == [0.1, 0.2, 0.1]
+    assert seconds_of([None, None], [5, 1]) == [5.0, 1.0]
+
+
+def test_members_run_in_the_order_of_their_gain_a_second(tmp_path):
+    members, targets = random_members(3)
+    data = load_members([Path(file) for file in write_runs(tmp_path, members, targets)])
+    problem = pose(data, find_metric("f2", "multilabel"))
+    weights = np.array([0.2, 0.3, 0.5])
+    best = prove(problem, weights)
+
+    def score(*chosen: int) -> float:
+        blend = sum(np.float32(weights[index] / weights[list(chosen)].sum()) * members[index] for index in chosen)
+        return best_fbeta(blend, targets).score
+
+    def greedy(seconds: list[float]) -> list[int]:
+        order, left, reached = [], [0, 1, 2], prior_score(problem)
+        while left:
+            gains = {index: (score(*order, index) - reached) / seconds[index] for index in left}
+            chosen = max(gains, key=gains.get)
+            order, left, reached = [*order, chosen], [i for i in left if i != chosen], score(*order, chosen)
+        return order
+
+    assert prior_score(problem) == max(
+        fbeta(np.repeat([targets.sum(0) >= count], len(targets), axis=0).astype(np.float32), targets, 0.5)
+        for count in np.unique(targets.sum(0))
+    )
+    assert running_order(problem, best, [1.0, 1.0, 1.0])[0] == 2, "the best single where all cost the same"
+    assert running_order(problem, best, [0.01, 1.0, 1.0])[0] == 0, "a fast one goes before"
+    for seconds in ([1.0, 1.0, 1.0], [0.01, 1.0, 1.0], [1.0, 0.3, 2.0], [3.0, 1.0, 9.0]):
+        assert running_order(problem, best, seconds) == greedy(seconds)
+    assert running_order(problem, prove(problem, np.array([0.5, 0, 0.5])), [9.0, 0.1, 1.0]) == [2, 0, 1]
+
+
+def test_the_file_has_the_running_order(tmp_path):
+    members, targets = random_members(1)
+    files = write_runs(tmp_path, members, targets)
+    words = [str(tmp_path / "best"), *files, "--method", "uniform", "--speed"]
+    for speed, first in (("m0=100000", "m0"), ("m1=100000", "m1")):
+        ensemble_search.main([*words, speed])
+        ensemble = read_ensemble(tmp_path / "best.yml")
+        names = [member.name for member in ensemble.members]
+        assert names[0] == first and sorted(names) == ["m0", "m1", "m2"]
+        matrices = [members[int(name[1])] for name in names]
+        blended = matrices[0] * np.float32(ensemble.members[0].weight)
+        for matrix, member in zip(matrices[1:], ensemble.members[1:], strict=True):
+            blended += matrix * np.float32(member.weight)
+        assert fbeta(blended, targets, ensemble.threshold) == ensemble.score
+        assert ensemble.prefix_thresholds[0] == pytest.approx(best_fbeta(matrices[0], targets).threshold, abs=1e-6)

@@ -37,10 +37,10 @@ def killed_run(chain: Chain, few: Path, output: Path, point: str, count: int) ->
         if next(calls) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    predict_batch, save, write = predict_module._predict_batch, Parts.save, Submission.write
+    predict_batch, save, write = predict_module._Batches.predict, Parts.save, Submission.write
     try:
         if point == "batch":
-            predict_module._predict_batch = lambda *args: reached() or predict_batch(*args)
+            predict_module._Batches.predict = lambda *args: reached() or predict_batch(*args)
         elif point == "save":
             Parts.save = lambda *args: (save(*args), reached())
         elif point == "write":

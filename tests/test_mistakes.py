@@ -195,7 +195,7 @@ def ensemble_file_not_found(folder: Path, chain: Chain) -> list[str]:
 
 @mistake
 def another_script_packed(folder: Path, chain: Chain) -> list[str]:
-    return ["deploy_kernel.py", "train.py", str(chain.ensemble), "--output", str(folder)]
+    return ["deploy_kernel.py", "inference.py", str(chain.ensemble), "--output", str(folder)]
 
 
 @mistake

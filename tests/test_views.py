@@ -55,6 +55,24 @@ def test_crops_lie_where_their_names_say():
     assert first.shape == (1, 1, 4, 4) and torch.equal(first, make_view("crop:random3", canvas, 4, 4))
 
 
+@pytest.mark.parametrize("views", [["five"], ["crops:7"]])
+def test_crops_put_back_where_they_came_from_change_nothing(views):
+    canvas = torch.arange(2 * 3 * 10 * 12, dtype=torch.float32).view(2, 3, 10, 12)  # every number once
+    for name in expand_views(views):
+        view = make_view(name, canvas, 6, 8)
+        top, left = divmod(int(view[0, 0, 0, 0]), 12)
+        restored = canvas.clone()
+        restored[:, :, top : top + 6, left : left + 8] = view
+        assert view.shape == (2, 3, 6, 8) and torch.equal(restored, canvas), name
+
+
+def test_a_scaled_ramp_is_undone_by_the_inverse_scale():
+    ramp = torch.arange(64.0).expand(1, 3, 64, 64)
+    back = make_view("scale:0.5", make_view("scale:2", ramp, 64, 64), 128, 128)
+    assert back.shape == ramp.shape
+    torch.testing.assert_close(back[..., 2:-2], ramp[..., 2:-2], atol=1e-4, rtol=0)
+
+
 def test_scales_keep_constant_images_constant():
     view = make_view("scale:1.5", torch.full((1, 3, 64, 128), 0.25), 64, 128)
     assert view.shape == (1, 3, 96, 192) and torch.allclose(view, torch.tensor(0.25))

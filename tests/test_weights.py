@@ -233,7 +233,7 @@ def test_truncated_files_are_refused(tmp_path, model, suffix):
     for size in (0, 1, 7, 100, 5000, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
         refused(lambda path: load_pretrained(path, model), path, "is not a|refused, because")
-        refused(lambda path: load_model(path, CPU), path, "is not a safetensors file")
+        refused(lambda path: load_model(path, CPU), path, "is not a|refused, because")
 
 
 def test_a_corrupt_legacy_file_is_refused(tmp_path, model):

@@ -2,12 +2,7 @@
 
 import csv
 import importlib.util
-import os
 import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +10,7 @@ import foldsmith
 from foldsmith.ensemble.file import Ensemble, read_ensemble
 from foldsmith.ensemble.members import load_members
 from foldsmith.errors import UserError
+from foldsmith.kernel.check import compare, run_packed
 from foldsmith.metrics import best_fbeta
 
 EXPERIMENTS = ["clipart_lite0", "clipart_forgiving"]
@@ -39,7 +35,7 @@ def run_demo(output: Path) -> None:
     if not _is_newer(submission, [best]):
         _run("ensemble_inference.py", best, "--models", output, "--output", submission)
     if not _is_newer(proof, [submission]):
-        _run("deploy_kernel.py", "ensemble_inference.py", best, "--output", output / "kernel")
+        _run("deploy_kernel.py", "ensemble_inference.py", best, "--models", output, "--output", output / "kernel")
         _prove_kernel(output, kernel, proof)
     _print_table(output, read_ensemble(output / "best.yml"), time.monotonic() - started)
 
@@ -60,32 +56,14 @@ def _is_newer(target: Path, sources: list[Path]) -> bool:
 
 
 def _prove_kernel(output: Path, script: Path, proof: Path) -> None:
-    """Run the packed kernel in an empty folder beside an input/ tree, without this project on its path."""
-    script = script.resolve()
+    """Run the packed kernel as Kaggle would; its submission is to be ensemble_inference.py's."""
+    print(f"\n$ cd an/empty/folder && python {script}", flush=True)
+    inputs = {DATA.name: DATA, **{name: output / name for name in EXPERIMENTS}}
+    found = run_packed(script, inputs, ["--strict-exit"])
     expected = (output / "submission.csv").read_bytes()
-    with tempfile.TemporaryDirectory(prefix="foldsmith-kernel-") as folder:
-        inputs, working = Path(folder) / "input", Path(folder) / "working"
-        working.mkdir()
-        inputs.mkdir()
-        (inputs / DATA.name).symlink_to(DATA.resolve())
-        for name in EXPERIMENTS:
-            (inputs / name).symlink_to((output / name).resolve())
-        print(f"\n$ cd {working} && python {script}", flush=True)
-        _run_without_project(script, working)
-        if (working / "submission.csv").read_bytes() != expected:
-            raise UserError("the kernel's submission differs from ensemble_inference.py's", file=script)
-        shutil.copy(working / "submission.csv", proof)
-    print("the kernel's submission.csv is the same, byte for byte")
-
-
-def _run_without_project(script: Path, working: Path) -> None:
-    """Run a script where `import foldsmith` can only find what is packed in it."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    # -S leaves out the site module, and with it the link to this project that an editable install makes; the other
-    # packages come back through PYTHONPATH.
-    packages = [path for path in sys.path if path.endswith("site-packages")]
-    environment["PYTHONPATH"] = os.pathsep.join(packages)
-    subprocess.run([sys.executable, "-S", str(script)], cwd=working, env=environment, check=True)
+    compare(found, expected, script)
+    proof.write_bytes(expected)
+    print(f"the kernel's submission.csv is the same, byte for byte; {found}")
 
 
 def _print_table(output: Path, ensemble: Ensemble, seconds: float) -> None:

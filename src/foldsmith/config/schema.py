@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
+from foldsmith.config.deploy import Deploy
 from foldsmith.config.section import (
     Component,
     PositiveInt,
@@ -170,6 +171,8 @@ class Config(Section):
         description="decides which epoch is best, and what the blend search maximises; default: f2, or accuracy where "
         "data.task is multiclass",
     )
+
+    deploy: Deploy | None = Field(None, exclude=True, description="of kernels that train or validate it")
 
     _name: str = PrivateAttr("")
 

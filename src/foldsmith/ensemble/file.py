@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from foldsmith.config import Document, dump_yaml, parse_yaml, read_yaml
+from foldsmith.config import Deploy, Document, dump_yaml, parse_yaml, read_yaml
 from foldsmith.config.loader import problems_error
 from foldsmith.config.schema import Section
 from foldsmith.config.validate import schema_problems
@@ -34,7 +34,7 @@ class Member(Section):
     merge: Merge = Field("mean", description="how the views' probabilities become one")
     oof: list[str] = Field(description="names of its OOF files, a fold each")
     weights: list[str] = Field(description="names of its weights files, a fold each; none of the older layout's")
-    sha256: list[str] = Field(description="of the weights files, in the same order")
+    sha256: list[str] = Field([], description="of the weights files, in the same order; none: names alone count")
     single_score: float | None = Field(None, description="its own, at its best threshold")
     leave_one_out_loss: float | None = Field(None, description="what the blend's score loses without it")
     correlation: float | None = Field(None, description="of its OOF values with the other members', their mean")
@@ -42,7 +42,7 @@ class Member(Section):
 
     @model_validator(mode="after")
     def _same_length(self) -> "Member":
-        if len(self.sha256) != len(self.weights):
+        if self.sha256 and len(self.sha256) != len(self.weights):
             raise ValueError(f"{len(self.weights)} weights need as many sha256, got {len(self.sha256)}")
         return self
 
@@ -73,6 +73,7 @@ class Ensemble(Section):
     prior: list[str] = Field(description="the labels to predict where nothing is known of an image")
     members: Annotated[list[Member], Field(min_length=1)] = Field(description="in the order in which they are summed")
     prefix_thresholds: list[float] = Field(description="the best threshold of the first 1, 2, ... members")
+    deploy: Deploy | None = Field(None, exclude=True, description="of its kernel (docs/deploy.md)")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Ensemble":
@@ -112,8 +113,19 @@ def _checked(path: Path, document: Document) -> Ensemble:
 
 
 def write_ensemble(path: Path, ensemble: Ensemble) -> None:
-    """Write an ensemble file atomically."""
-    write_text(path, dump_yaml(ensemble.model_dump(mode="json")))
+    """Write an ensemble file atomically. The deploy section of the one that it replaces stays: a user wrote it."""
+    values = ensemble.model_dump(mode="json")
+    deploy = ensemble.deploy or _deploy_of(path)
+    if deploy is not None:
+        values["deploy"] = deploy.model_dump(mode="json", exclude_unset=True)
+    write_text(path, dump_yaml(values))
+
+
+def _deploy_of(path: Path) -> Deploy | None:
+    try:
+        return read_ensemble(path).deploy
+    except UserError:  # there is none, or one of an older form
+        return None
 
 
 def blend(members: Sequence[Probabilities], weights: Sequence[float]) -> Probabilities:

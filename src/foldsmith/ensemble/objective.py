@@ -39,14 +39,14 @@ def normalized(weights: Weights) -> Weights:
     return np.round(weights / weights.sum(), DIGITS)
 
 
-def in_order(weights: Weights) -> list[int]:
-    """Indices of the members that take part, the heaviest first: the order in which they are summed."""
-    return [int(index) for index in np.argsort(-weights, kind="stable") if weights[index] > 0]
+def taking_part(weights: Weights) -> list[int]:
+    """Indices of the members with a weight, in the order in which they are summed: the members' own."""
+    return [int(index) for index in np.flatnonzero(weights > 0)]
 
 
 def blended(members: Sequence[Probabilities] | NDArray[np.float32], weights: Weights) -> Probabilities:
-    """The blend of some members as inference will sum it: those with a weight, the heaviest first."""
-    order = in_order(weights)
+    """The blend of some members as inference will sum it: those with a weight, in their order."""
+    order = taking_part(weights)
     return blend([members[index] for index in order], [float(weights[index]) for index in order])
 
 
@@ -81,7 +81,7 @@ class Objective:
 
     def blend(self, weights: Weights) -> Probabilities:
         """The blend's value at every entry."""
-        order = in_order(weights)
+        order = taking_part(weights)
         total = np.empty(self.values.shape[1], dtype=np.float32)
         for start in range(0, len(total), BLOCK):
             block = slice(start, start + BLOCK)

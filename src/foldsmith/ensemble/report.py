@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foldsmith.ensemble.budget import Choice
+from foldsmith.ensemble.budget import Choice, prior_labels
 from foldsmith.ensemble.file import Ensemble, Member
 from foldsmith.ensemble.fit import Problem
 from foldsmith.ensemble.honest import Worth
-from foldsmith.ensemble.objective import DenseObjective, Objective, Point, blended, in_order
+from foldsmith.ensemble.objective import DenseObjective, Objective, Point, blended, taking_part
 from foldsmith.ensemble.threads import in_threads
 from foldsmith.ensemble.thresholds import Rule
-from foldsmith.metrics import Best, best_constant_labels, best_fbeta
+from foldsmith.metrics import Best, best_fbeta
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def describe(
         hours: predicted for all of them.
     """
     natural, data, held = problem.natural, problem.data, report.worth
-    order = in_order(report.point.weights)
+    order = taking_part(report.point.weights)
     thresholds = _prefix_thresholds(problem, report.point, order)
     threshold = report.threshold
     if threshold is None and data.task == "multilabel":
@@ -69,16 +69,10 @@ def describe(
         min_labels=rule.min_labels,
         max_labels=rule.max_labels,
         classes_sha256=data.classes_sha256,
-        prior=[data.classes[index] for index in _prior(problem)],
+        prior=[data.classes[index] for index in prior_labels(problem)],
         members=[_member(problem, report, index, folds[index], ips[index]) for index in order],
         prefix_thresholds=thresholds,
     )
-
-
-def _prior(problem: Problem) -> list[int]:
-    """Classes to predict where nothing is known of an image: as many as score best, one where an image has one."""
-    most_frequent = best_constant_labels(problem.data.targets)
-    return most_frequent[:1] if problem.data.task == "multiclass" else most_frequent
 
 
 def _member(problem: Problem, report: Report, index: int, folds: int, ips: float | None) -> Member:

@@ -70,6 +70,11 @@ def search(target: str, oof: Sequence[Path], options: Options | None = None) -> 
         problem = problem.only(kept)
         best = prove(problem, normalized(choice.point.weights[kept]))
 
+    # The members as they will run, and the threshold and score of their sum in that order.
+    order = budget.running_order(problem, best, budget.seconds_of(ips, folds))
+    folds, ips = [folds[index] for index in order], [ips[index] for index in order]
+    problem = problem.only(order)
+    best = prove(problem, best.weights[order])
     report = _judge(problem, best, rule, options)
     ensemble = describe(problem, report, rule, folds, ips, hours)
     draw_report(path.with_suffix(".png"), problem, report)

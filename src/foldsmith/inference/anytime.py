@@ -54,6 +54,7 @@ class MembersRun:
         self.jobs, self.predict_fold, self.finished = list(jobs), predict_fold, finished
         self.budget, self.lanes, self.say = budget, lanes, say
         self.watch = Stopwatch(images, guesses or [None] * len(jobs))
+        self.folds_left: list[float] = [job.folds for job in jobs]  # 2.5: half of one is done
         self.cut = False  # something was left out
         self.stopped = False  # no lane begins another batch
 
@@ -65,7 +66,7 @@ class MembersRun:
                 done.append(total / np.float32(folds))
                 started = self.budget.clock()
                 self.finished(done)
-                self.budget.end -= max(0.0, self.budget.clock() - started)  # the next one takes as long
+                self.budget.reserve = self.budget.clock() - started  # the next one takes as long
             if folds < self.jobs[member].folds:
                 self._leave_out(member if total is None else member + 1)
                 break
@@ -86,7 +87,7 @@ class MembersRun:
         """The sum over the folds that could be finished, in float32 in their order, and their number."""
         job = self.jobs[member]
         total: Probabilities | None = None
-        if self._planned(member, job.folds) == 0:
+        if self._planned(member) == 0:
             return None, 0
         for fold in range(job.folds):
             try:
@@ -94,7 +95,9 @@ class MembersRun:
             except DeadlineReached:
                 self.say(f"the deadline ends {job.name} after {fold} of {job.folds} folds")
                 self.cut = True
+                self.folds_left[member] = 0
                 return total, fold
+            self.folds_left[member] = job.folds - fold - 1
             total = predicted if total is None else total + predicted
         return total, job.folds
 
@@ -112,8 +115,8 @@ class MembersRun:
                 (began, before, _), views = batches[1], [views for _, _, views in batches[1:]]
                 done = images - before
                 self.watch.note(member, done, sum(views) / len(views), now - began)
-            share = 1 - images / self.watch.images
-            views_now = max(1, self._planned(member, job.folds - fold - 1 + share))
+            self.folds_left[member] = job.folds - fold - images / self.watch.images
+            views_now = max(1, self._planned(member))
             if views_now < len(job.views) and not self.cut:
                 self.say(f"short of time: {job.name} goes on with {views_now} of {len(job.views)} views")
             self.cut = self.cut or views_now < len(job.views)
@@ -122,16 +125,20 @@ class MembersRun:
 
         return before_batch
 
-    def _planned(self, member: int, folds: float) -> int:
-        """Views that a member can afford, `folds` of its own being still to do; 0: none."""
-        rest = [Remaining(folds, len(self.jobs[member].views), self.watch.seconds(member))]
-        for other in range(member + 1, len(self.jobs)):
-            rest.append(Remaining(self.jobs[other].folds, len(self.jobs[other].views), self.watch.seconds(other)))
-        left = self.budget.left * self.lanes
-        if member > 0 and folds == self.jobs[member].folds and rest[0].seconds * RESERVE * folds > left:
+    def _planned(self, member: int) -> int:
+        """Views that a member can afford beside all others that are not finished; 0: none."""
+        unfinished = [number for number, folds in enumerate(self.folds_left) if folds > 0 or number == member]
+        rest = [
+            Remaining(self.folds_left[number], len(self.jobs[number].views), self.watch.seconds(number))
+            for number in unfinished
+        ]
+        own = rest[unfinished.index(member)]
+        one_view = own.folds * own.seconds * RESERVE
+        begins = own.folds == self.jobs[member].folds
+        if member > 0 and begins and one_view > self.budget.left and self.watch.knows(member):
             return 0  # not even one view: what has been found is better than half a member
-        views = plan_views(left, rest)[0]
-        while views > 1 and rest[0].folds * views * rest[0].seconds * RESERVE > self.budget.left:
+        views = max(1, plan_views(self.budget.left * self.lanes, rest)[unfinished.index(member)])
+        while views > 1 and views * one_view > self.budget.left:
             views -= 1  # a member runs on one lane
         return views
 

@@ -35,11 +35,12 @@ class Budget:
     ) -> None:
         self.clock = clock
         self.end = math.inf if seconds is None else (clock() if started is None else started) + seconds
+        self.reserve = 0.0  # seconds that writing the result takes
 
     @property
     def left(self) -> float:
-        """Seconds; below 0 after the deadline."""
-        return self.end - self.clock()
+        """Seconds that may be worked before the result is written; below 0 after the deadline."""
+        return self.end - self.reserve - self.clock()
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,20 @@ class Stopwatch:
         """Measured, else from the measured members and the relative costs, else 0: nothing is known yet."""
         if member in self.measured:
             return self.measured[member]
-        if not self.measured:
-            return 0.0
-        guess = self.guesses[member]
-        measured = list(self.measured.items())  # another thread may add one
-        known = [(seconds, self.guesses[other]) for other, seconds in measured]
-        ratios = [seconds / other for seconds, other in known if other]
+        guess, ratios = self.guesses[member], self._ratios()
         if guess and ratios:
             return guess * sum(ratios) / len(ratios)
-        return max(seconds for seconds, _ in known)
+        return max(list(self.measured.values()), default=0.0)
+
+    def knows(self, member: int) -> bool:
+        """Whether `seconds` stands on a measurement or a relative cost, not on the slowest other member."""
+        return member in self.measured or bool(self.guesses[member] and self._ratios())
+
+    def _ratios(self) -> list[float]:
+        """Seconds a unit of relative cost, of the measured members that have one."""
+        measured = list(self.measured.items())  # another thread may add one
+        costs = [(seconds, self.guesses[member]) for member, seconds in measured]
+        return [seconds / cost for seconds, cost in costs if cost]
 
 
 def seconds_since_start() -> float:

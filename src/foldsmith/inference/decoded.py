@@ -116,7 +116,7 @@ class DecodedImages:
         size = sum(int(np.prod(shape)) for shape in shapes.values())
         if size <= (free_memory() // 2 if memory_limit is None else memory_limit):
             return {canvas: np.empty(shape, dtype=np.uint8) for canvas, shape in shapes.items()}
-        if size <= shutil.disk_usage(tempfile.gettempdir()).free // 2:
+        if size <= _free_disk() // 2:
             self._folder = tempfile.TemporaryDirectory(prefix="foldsmith-images-")
             files = [Path(self._folder.name) / str(number) for number in range(len(shapes))]
             return {
@@ -124,6 +124,12 @@ class DecodedImages:
                 for file, (canvas, shape) in zip(files, shapes.items(), strict=True)
             }
         return None
+
+
+def _free_disk() -> int:
+    """Bytes free in the folder for temporary files; 0 where that would be the working folder: a kernel's output."""
+    folder = tempfile.gettempdir()  # falls back to the working folder
+    return 0 if Path(folder).samefile(os.curdir) else shutil.disk_usage(folder).free
 
 
 def free_memory() -> int:

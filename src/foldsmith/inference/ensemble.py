@@ -4,7 +4,7 @@ run_ensemble    checks all that can be wrong, then: the prior, and a better subm
 """
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from foldsmith.data.images import find_images, geometry_of
 from foldsmith.data.tables import class_columns, read_sample
 from foldsmith.ensemble.file import Ensemble, blend
 from foldsmith.errors import EXIT_DEADLINE, EXIT_UNTRUSTED, UserError
-from foldsmith.files import code_sha256, sha256_lines
+from foldsmith.files import code_sha256, sha256_file, sha256_lines
 from foldsmith.inference.anytime import BeforeBatch, MemberJob, MembersRun
 from foldsmith.inference.budget import Budget
 from foldsmith.inference.decoded import Canvas, DecodedImages
-from foldsmith.inference.find import find_weights, locate_data
+from foldsmith.inference.find import find_weights, hashes_of, locate_data
 from foldsmith.inference.parts import Parts
 from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.inference.predictions import FORM, save_predictions
@@ -43,13 +43,17 @@ class Options:
     data_root: Path | None = None  # the competition's folder; None: the config's, or below the usual input folders
     budget: Budget | None = None
     keep_predictions: Path | None = None  # a folder for each member's probabilities
+    weights: dict[str, Path] | None = None  # by name, where they have been found and proved already
 
 
-def run_ensemble(ensemble: Ensemble, options: Options) -> None:
+def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None] = lambda: None) -> None:
     """Predict the test images and write the submission.
 
     The first thing written is a valid submission of the most frequent labels, unless a killed run left a better one; it
     is improved after every member.
+
+    Args:
+        stands: called once a valid submission stands.
 
     Raises:
         UserError: code 5 when the deadline came before all was done; the submission is valid then.
@@ -65,10 +69,13 @@ def run_ensemble(ensemble: Ensemble, options: Options) -> None:
             key="members",
             hint="name weights and their sha256 there, or blend predictions with --mean",
         )
-    weights = find_weights(ensemble, options.model_roots)
+    weights = options.weights or find_weights(ensemble, options.model_roots)
     work = _Work(ensemble, weights, options)
     if not (work.goes_on() and work.submission.stands()):
+        started = budget.clock()
         work.submission.write_prior(ensemble.prior)
+        budget.reserve = budget.clock() - started  # the first member's submission takes as long
+    stands()
     jobs = [MemberJob(member.name, len(member.weights), expand_views(member.views)) for member in ensemble.members]
     speeds = [member.images_per_second for member in ensemble.members]
     costs = [1 / (speed * len(job.views)) if speed else None for speed, job in zip(speeds, jobs, strict=True)]
@@ -112,6 +119,7 @@ class _Work:
     def __init__(self, ensemble: Ensemble, weights: dict[str, Path], options: Options) -> None:
         self.ensemble, self.weights = ensemble, weights
         self.headers = {name: read_header(path) for name, path in weights.items()}
+        self.sha256 = {name: known or sha256_file(weights[name]) for name, known in hashes_of(ensemble).items()}
         self.classes = _classes(ensemble, self.headers)
         if isinstance(ensemble.threshold, list) and len(ensemble.threshold) != len(self.classes):
             raise UserError(
@@ -177,7 +185,7 @@ class _Work:
         """All that a fold's predictions follow from."""
         job = self.ensemble.members[member]
         return {
-            "weights": job.sha256[fold],
+            "weights": self.sha256[job.weights[fold]],
             "views": expand_views(job.views),
             "merge": job.merge,
             "images": self.images_sha256,

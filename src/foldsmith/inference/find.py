@@ -1,10 +1,11 @@
 """Finding what a kernel's inputs hold: weights files by name and hash, the competition's folder by its name."""
 
 import atexit
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from foldsmith.config import Config
@@ -20,47 +21,72 @@ INPUT_ROOTS = (Path("../input"), Path("/kaggle/input"))
 def find_weights(ensemble: Ensemble, roots: Sequence[Path]) -> dict[str, Path]:
     """The file of every weights name in the ensemble, searched for below the roots; all that is wrong in one error.
 
-    A file counts when its sha256 is the ensemble's; copies are fine. Where there is only `<name>.enc`, it is decrypted
-    into a private temporary folder that vanishes with the process.
+    Where there is no `<name>.safetensors`, it is `<name>.safetensors.enc`, decrypted into a private temporary folder
+    that vanishes with the process, or `<name>.pth`. Copies are fine; two different files of one name are refused, even
+    where the ensemble's sha256 tells which is meant: somebody trained again.
     """
-    wanted = _hashes(ensemble)
-    candidates: dict[str, list[Path]] = {name: [] for name in wanted}
-    sealed: dict[str, list[Path]] = {}
-    for path in _files_below(roots):
-        if path.name in candidates:
-            candidates[path.name].append(path)
-        elif path.name.removesuffix(SUFFIX) in candidates:
-            sealed.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
-    for name, paths in sealed.items():
-        if not candidates[name]:
-            candidates[name] = [_decrypted(path, name) for path in paths]
-    missing = [name for name, paths in candidates.items() if not paths]
+    wanted = hashes_of(ensemble)
+    candidates = look_for(wanted, roots)
+    missing = missing_weights(candidates)
     if missing:
-        raise UserError(
-            f"{len(missing)} of {len(wanted)} weights files are not there: {', '.join(missing)}",
-            hint=f"looked below {', '.join(str(root) for root in roots)}; --models DIR names another place",
-        )
-    found: dict[str, Path] = {}
+        hint = f"looked below {', '.join(str(root) for root in roots)}; --models DIR names another place"
+        raise UserError(missing, hint=hint)
+    return proved_weights(wanted, candidates)
+
+
+def look_for(names: Iterable[str], roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files below the roots that each weights name may mean: those of the name itself, else what stands for it.
+
+    Nothing is read yet.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in _files_below(roots):
+        found.setdefault(path.name, []).append(path)
+    stand_for = {name: (name, name + SUFFIX, name.removesuffix(".safetensors") + ".pth") for name in names}
+    return {name: next((found[word] for word in words if word in found), []) for name, words in stand_for.items()}
+
+
+def missing_weights(candidates: Mapping[str, Sequence[Path]]) -> str | None:
+    """A sentence that names all weights that are not there."""
+    missing = [name for name, paths in candidates.items() if not paths]
+    if not missing:
+        return None
+    return f"{len(missing)} of {len(candidates)} weights files are not there: {', '.join(missing)}"
+
+
+def proved_weights(wanted: Mapping[str, str | None], candidates: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """The file of every name, decrypted where it must be, once its sha256 is proved; all that is wrong in one error."""
+    chosen: dict[str, Path] = {}
     wrong = []
-    for name, paths in candidates.items():
-        same = [path for path in paths if sha256_file(path) == wanted[name]]
-        if same:
-            found[name] = same[0]
-        else:
-            wrong.append(f"{name} (expected sha256 {wanted[name][:12]}...): " + ", ".join(str(path) for path in paths))
+    for name, places in candidates.items():
+        paths = [_decrypted(path, name) if path.name == name + SUFFIX else path for path in places]
+        found = {path: sha256_file(path) for path in paths}
+        listed = ", ".join(
+            f"{place} (sha256 {sha256[:12]}...)" for place, sha256 in zip(places, found.values(), strict=True)
+        )
+        if len(set(found.values())) > 1:
+            wrong.append(f"different files are called {name}: {listed}")
+        elif wanted[name] not in (None, *found.values()):
+            wrong.append(f"{name} is not the ensemble's (sha256 {str(wanted[name])[:12]}...): {listed}")
+        chosen[name] = paths[0]
     if wrong:
-        raise UserError("weights are not those of the ensemble:\n  " + "\n  ".join(wrong), code=EXIT_UNTRUSTED)
-    return found
+        raise UserError(
+            "weights are not those of the ensemble:\n  " + "\n  ".join(wrong),
+            hint="remove what is not meant, or name the folder of what is with --models",
+            code=EXIT_UNTRUSTED,
+        )
+    return chosen
 
 
-def _hashes(ensemble: Ensemble) -> dict[str, str]:
-    """The sha256 of every weights name; one name for two files is an error."""
-    wanted: dict[str, str] = {}
+def hashes_of(ensemble: Ensemble) -> dict[str, str | None]:
+    """The sha256 of every weights name, None where the ensemble has none; one name for two files is an error."""
+    wanted: dict[str, str | None] = {}
     for member in ensemble.members:
-        for name, sha256 in zip(member.weights, member.sha256, strict=True):
-            if wanted.setdefault(name, sha256) != sha256:
-                hashes = f"{wanted[name][:12]} and {sha256[:12]}"
-                raise UserError(f"two different files are called {name}: sha256 {hashes}", key="members.weights")
+        for name, sha256 in itertools.zip_longest(member.weights, member.sha256):
+            known = wanted.setdefault(name, sha256)
+            if known != sha256:
+                both = " and ".join(str(each)[:12] for each in (known, sha256))
+                raise UserError(f"two different files are called {name}: sha256 {both}", key="members.weights")
     return wanted
 
 
@@ -68,9 +94,10 @@ def _decrypted(path: Path, name: str) -> Path:
     """A decrypted copy in a folder that only this user can read."""
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
+    passphrase = read_passphrase(path)
     folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    decrypt_file(path, folder / name, read_passphrase(path))
+    decrypt_file(path, folder / name, passphrase)
     return folder / name
 
 
@@ -78,13 +105,17 @@ def read_passphrase(path: Path) -> str:
     """The passphrase of encrypted weights: from the environment, or from a Kaggle secret of the same name."""
     if PASSPHRASE in os.environ:
         return os.environ[PASSPHRASE]
+    reason = "there is no passphrase"
     try:
         from kaggle_secrets import UserSecretsClient  # type: ignore[import-not-found]
 
         return str(UserSecretsClient().get_secret(PASSPHRASE))
     except ImportError:
-        hint = f"set the environment variable {PASSPHRASE} (in a Kaggle kernel: a secret of that name)"
-        raise UserError("is encrypted, and there is no passphrase", file=path, hint=hint) from None
+        pass
+    except Exception as error:  # classes of Kaggle's own: no such secret, or no network to fetch it over
+        reason = f"the Kaggle secret {PASSPHRASE} can't be read ({error})"
+    hint = f"set the environment variable {PASSPHRASE} (in a Kaggle kernel: a secret of that name)"
+    raise UserError(f"is encrypted, and {reason}", file=path, hint=hint)
 
 
 def _files_below(roots: Sequence[Path]) -> Iterator[Path]:
@@ -111,8 +142,7 @@ def locate_data(config: Config, root: Path | None) -> Config:
         return config
     places = [Path(config.data.root)]
     if root is None:
-        name = Path(config.data.root).name
-        places += [place for base in INPUT_ROOTS for place in (base / name, *_folders_named(base, name))]
+        places += _input_folders(config)
         root = next((place for place in places if place.is_dir()), None)
     if root is None or not root.is_dir():
         looked = ", ".join(str(place) for place in places) if root is None else str(root)
@@ -120,7 +150,7 @@ def locate_data(config: Config, root: Path | None) -> Config:
             "the competition's data is not there", hint=f"looked at {looked}; --data ROOT names another place"
         )
     named = {}
-    for key in ("sample_submission", "test_dir", "labels_csv"):
+    for key in ("sample_submission", "test_dir", "labels_csv", "train_csv", "valid_csv", "train_dir"):
         value = getattr(config.data, key)
         if value is not None:
             inside = Path(value).is_relative_to(config.data.root)
@@ -129,7 +159,15 @@ def locate_data(config: Config, root: Path | None) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _folders_named(base: Path, name: str) -> Iterator[Path]:
+def data_below_inputs(config: Config) -> Path | None:
+    """The folder below ../input or /kaggle/input that has the name of data.root."""
+    return next((place for place in _input_folders(config) if place.is_dir()), None)
+
+
+def _input_folders(config: Config) -> Iterator[Path]:
     """Kaggle mounts some sources a few folders deeper, such as /kaggle/input/competitions/<slug>."""
-    for pattern in (f"*/{name}", f"*/*/{name}"):
-        yield from sorted(base.glob(pattern))
+    name = Path(config.data.root).name
+    for base in INPUT_ROOTS:
+        yield base / name
+        for pattern in (f"*/{name}", f"*/*/{name}"):
+            yield from sorted(base.glob(pattern))

@@ -124,14 +124,14 @@ def predict(
     parts: list[NDArray[np.float32]] = []
     geometry = pipeline.geometry
     canvas = canvas or Canvas(geometry, margin_of(views, geometry.height, geometry.width))
-    done = 0
+    done, batches = 0, _Batches(model, pipeline, merge)
     with (
         torch.inference_mode(),
         tqdm(total=len(images), desc=description, unit="img", disable=None if bar else True, leave=False) as shown,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
             count = len(views) if before_batch is None else before_batch(done)
-            parts += _predict_batch(model, batch, pipeline, views[:count], merge)
+            parts += batches.predict(batch, views[:count])
             done += len(batch)
             shown.update(len(batch))
     probabilities = np.concatenate(parts)
@@ -142,30 +142,43 @@ def predict(
     return probabilities
 
 
-def _predict_batch(
-    model: nn.Module, batch: NDArray[np.uint8], pipeline: Pipeline, views: Sequence[str], merge: str
-) -> list[NDArray[np.float32]]:
-    """Probabilities of a batch, in parts: it is halved as often as the memory asks for."""
-    device, geometry = pipeline.device, pipeline.geometry
-    try:
+class _Batches:
+    """Predicts batches, in smaller parts once the memory did not hold a whole one."""
+
+    def __init__(self, model: nn.Module, pipeline: Pipeline, merge: str) -> None:
+        self.model, self.pipeline, self.merge = model, pipeline, merge
+        self.fits = pipeline.batch_size  # images that go through at once
+
+    def predict(self, batch: NDArray[np.uint8], views: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Probabilities of a batch, in parts of its images."""
+        results: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + self.fits]
+            try:
+                results.append(self._forward(part, views))
+                start += len(part)
+                continue
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if not is_out_of_memory(error) or len(part) == 1:
+                    raise
+            # Outside of the handler, which holds what the failed part had allocated.
+            if self.pipeline.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.fits = -(-len(part) // 2)
+            tqdm.write(f"out of memory: {len(part)} images at once are too many, {self.fits} from now on")
+        return results
+
+    def _forward(self, batch: NDArray[np.uint8], views: Sequence[str]) -> NDArray[np.float32]:
+        device, geometry = self.pipeline.device, self.pipeline.geometry
         images = torch.from_numpy(batch)
         images = images.pin_memory() if device.type == "cuda" else images
-        x = to_input(images, pipeline.mean, pipeline.std, device)
+        x = to_input(images, self.pipeline.mean, self.pipeline.std, device)
         logits = []
         for view in views:
-            with autocast(device, pipeline.amp):
-                logits.append(model(make_view(view, x, geometry.height, geometry.width)).float())
-        return [MERGES[merge](logits, pipeline.task).cpu().numpy()]
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not is_out_of_memory(error) or len(batch) == 1:
-            raise
-    # Outside of the handler, which holds what the failed batch had allocated.
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = -(-len(batch) // 2)
-    tqdm.write(f"out of memory: a batch of {len(batch)} images is predicted as {half} and {len(batch) - half}")
-    parts = [batch[:half], batch[half:]]
-    return [result for part in parts for result in _predict_batch(model, part, pipeline, views, merge)]
+            with autocast(device, self.pipeline.amp):
+                logits.append(self.model(make_view(view, x, geometry.height, geometry.width)).float())
+        return MERGES[self.merge](logits, self.pipeline.task).cpu().numpy()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

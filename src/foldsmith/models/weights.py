@@ -1,7 +1,8 @@
 """Weights on disk. Ours are safetensors with one header entry; nothing that is read here can run code.
 
 Header: the metadata key `foldsmith`, sorted JSON with name, fold, config (resolved), classes (tokens), epoch, score,
-threshold, and the sha256 of data, folds, config and code.
+threshold, and the sha256 of data, folds, config and code. A .pth may stand for such a file where torch.save wrote
+{"foldsmith": the same text, "state_dict": tensors}.
 """
 
 import json
@@ -22,6 +23,7 @@ from foldsmith.files import atomic_path
 from foldsmith.models.archs import is_arch, resolve_arch
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
 
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # what torch.save wrote goes by these
 HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
 
 
@@ -43,13 +45,8 @@ def read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("weights file not found", file=path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _untrusted(path, f"is not a safetensors file: {error}") from None
-    try:
-        header = json.loads(metadata["foldsmith"])
-    except (KeyError, ValueError, RecursionError):
+        header = json.loads(_metadata(path)["foldsmith"])
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise _untrusted(path, "has no foldsmith header; it is not a file that train.py wrote") from None
     if not isinstance(header, dict) or not header.keys() >= HEADER_KEYS:
         raise _untrusted(path, "has a foldsmith header without " + ", ".join(sorted(HEADER_KEYS)))
@@ -63,6 +60,17 @@ def read_header(path: Path) -> dict[str, Any]:
     if type(fold) is not int or not isinstance(classes, list) or not all(isinstance(token, str) for token in classes):
         raise _untrusted(path, "has a header whose fold is not a number, or whose classes are not a list of texts")
     return header
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    if path.suffix in PICKLES:
+        content = _unpickle(path)
+        return content if isinstance(content, dict) else {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _untrusted(path, f"is not a safetensors file: {error}") from None
 
 
 def config_of(header: dict[str, Any], path: Path) -> Config:
@@ -92,13 +100,13 @@ def load_model(path: Path, device: torch.device) -> nn.Module:
         pooling=config.model.pooling,
         head_layers=config.model.head_layers,
     )
-    _copy_into(model, _read_safetensors(path), path, optional=())
+    _copy_into(model, _read_tensors(path)[1], path, optional=())
     return model.to(device)
 
 
 def reload_model(model: nn.Module, path: Path) -> None:
     """Put the weights of another of our files, of the same network, into a model that `load_model` gave."""
-    _copy_into(model, _read_safetensors(path), path, optional=())
+    _copy_into(model, _read_tensors(path)[1], path, optional=())
 
 
 def load_pretrained(path: Path, model: nn.Module) -> None:
@@ -110,7 +118,7 @@ def load_pretrained(path: Path, model: nn.Module) -> None:
         raise UserError(
             "pretrained weights not found", file=path, key="model.pretrained", hint="for the demo's: make weights"
         )
-    arch, tensors = (None, _read_safetensors(path)) if path.suffix == ".safetensors" else _read_pickle(path)
+    arch, tensors = _read_tensors(path)
     own = model.pretrained_cfg["architecture"]  # type: ignore[index]
     if arch is not None and resolve_arch(arch)[0].partition(".")[0] != own:
         raise UserError(
@@ -124,22 +132,22 @@ def load_pretrained(path: Path, model: nn.Module) -> None:
     _copy_into(model, tensors, path, optional=(*classifier_prefixes(model), *dropped))
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """A state dict, and the name of its architecture where a .pth holds [name, state dict]."""
+    if path.suffix in PICKLES:
+        return _state_dict(_unpickle(path), path)
     try:
-        return safetensors.torch.load_file(path)
+        return None, safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise _untrusted(path, f"is not a safetensors file: {error}") from None
 
 
-def _read_pickle(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
-    """A state dict from torch.save, read without running what it may hold; also below `state_dict` or `model`.
-
-    The name of its architecture comes with it where the file holds [name, state dict].
-    """
+def _unpickle(path: Path) -> Any:
+    """What torch.save wrote, read without running what it may hold: code 4 where it is more than tensors and texts."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         lines = str(error).splitlines()  # most are advice to load it all the same
         reason = next((line for line in lines if "nsupported" in line), lines[0]).partition(". ")[0].strip()
@@ -157,6 +165,10 @@ def _read_pickle(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
         raise _untrusted(
             path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None
+
+
+def _state_dict(content: Any, path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """The tensors of what `_unpickle` gave; also below `state_dict` or `model`."""
     arch = None
     if isinstance(content, list | tuple) and len(content) == 2 and isinstance(content[0], str):
         arch, content = content

@@ -15,4 +15,4 @@ def run(args: argparse.Namespace) -> None:
 
     from foldsmith.cli import parser
 
-    print(shtab.complete(parser(), shell=args.shell))
+    print(shtab.complete(parser(), args.shell))
