@@ -55,6 +55,14 @@ def test_other_names_are_found(other):
     }
 
 
+def test_a_class_list_of_another_name(other):
+    shutil.copy(DATA / "labels.csv", other / "classes.csv")
+    assert find_files(other)["labels_csv"] == str(other / "classes.csv")
+    assert len(survey(other).table.classes.names) == 55
+    (other / "classes.csv").write_text("id,name\n0,food\n")
+    assert "labels_csv" not in find_files(other)
+
+
 def test_what_is_written_trains(other, tmp_path, capsys):
     path = tmp_path / "birds.yml"
     cli.main(["check-data", "--root", str(other), "--output", str(path), "--from", "clipart_tiny", "--num-folds", "2"])

@@ -96,12 +96,14 @@ def find_files(root: Path) -> dict[str, Any]:
         section["image_extension"] = section["image_extension"].lower()
     if any(text.lower().endswith(EXTENSIONS) for text in sheet.column(id_column)[:1]):
         del section["image_extension"]
+    others = [path for path in tables if path not in (*samples, sheet.path)]
     test_dir = _test_dir(samples, folders, train_dir)
     for key, path, usual in (
         ("train_csv", sheet.path, "train.csv"),
         ("train_dir", train_dir, "train"),
         ("sample_submission", samples[0] if samples else None, "sample_submission.csv"),
         ("test_dir", test_dir, "test"),
+        ("labels_csv", _class_list(sheet, section, others), "labels.csv"),
     ):
         if path is not None and path != root / usual:
             section[key] = str(path)
@@ -152,6 +154,18 @@ def _labels(sheet: Sheet, id_column: str) -> dict[str, Any]:
     if all(len(words) == 1 for words in labels):
         return {"task": "multiclass", "label_column": column}
     return {"task": "multilabel", "label_column": column, "label_separator": separator}
+
+
+def _class_list(sheet: Sheet, section: dict[str, Any], tables: list[Path]) -> Path | None:
+    """The table whose first column, or second, holds every label of the first rows."""
+    texts = sheet.column(section["label_column"])
+    mark = section.get("label_separator")
+    used = {word.strip() for text in texts for word in (text.split(mark) if mark else [text]) if word.strip()}
+    for path in tables:
+        known = read_csv(path)
+        if any(used <= {row[column] for row in known.rows} for column in range(min(2, len(known.columns)))):
+            return path
+    return None
 
 
 def _test_dir(samples: list[Path], folders: list[Path], train_dir: Path) -> Path | None:

@@ -190,6 +190,7 @@ function tags(texts, kind = "") {
   return el("span", {}, ...texts.map((text) => el("span", { class: `tag ${kind}`, text })));
 }
 function showLeaderboard() {
+  const metrics = new Set(data.leaderboard.map((line) => line.metric));
   const rows = data.leaderboard.map((line, index) => ({ ...line, place: index + 1,
     spread: line.low === null ? null : `${line.low.toFixed(4)} … ${line.high.toFixed(4)}`,
     words: Object.entries(line.differs).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`) }));
@@ -199,17 +200,17 @@ function showLeaderboard() {
     table("Leaderboard", [
       { key: "name", title: "Experiment" },
       { key: "place", title: "#", number: true, show: plain },
-      { key: "metric", title: "Metric" },
-      { key: "score", title: "Score", number: true, show: fixed(4) },
+      ...(metrics.size > 1 ? [{ key: "metric", title: "Metric" }] : []),
+      { key: "score", title: metrics.size > 1 ? "Score" : [...metrics][0], number: true, show: fixed(4) },
       { key: "nested", title: "Held out", number: true, show: fixed(4) },
       { key: "spread", title: "95 % interval", show: plain },
+      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value) },
       { key: "threshold", title: "Threshold", number: true, show: fixed(4) },
       { key: "epochs", title: "Epochs", number: true, show: (v) => (v === null ? "–" : String(Number(v.toFixed(1)))), help: "of a fold, their mean" },
       { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds" },
       { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training" },
       { key: "predict_speed", title: "Predict/s", number: true, show: whole, help: "images a second of one fold with all its views" },
       { key: "folds", title: "Folds" },
-      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value) },
     ], rows, { sort: { key: "place", down: false }, filter: "Filter by name, metric or config key" }));
 }
 function showCurves() {

@@ -3,21 +3,15 @@
 import argparse
 import json
 import sys
-from pathlib import Path
+
+from foldsmith.tools.report import add_paths
 
 HELP = "a table of experiments and blends: score, interval, held-out score, time, what differs"
 EXAMPLE = "foldsmith leaderboard runs/ best.yml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths",
-        type=Path,
-        nargs="*",
-        default=[Path("runs")],
-        metavar="PATH",
-        help="run folders, folders of runs, ensemble files (default: runs)",
-    )
+    add_paths(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
 
 

@@ -8,15 +8,14 @@ EXAMPLE = "foldsmith report runs/ best.yml --output report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths",
-        type=Path,
-        nargs="*",
-        default=[Path("runs")],
-        metavar="PATH",
-        help="run folders, folders of runs, ensemble files (default: runs)",
-    )
+    add_paths(parser)
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="HTML", help="default: report.html")
+
+
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    """What is judged."""
+    what = "run folders, folders of runs, ensemble files (default: runs)"
+    parser.add_argument("paths", type=Path, nargs="*", default=[Path("runs")], metavar="PATH", help=what)
 
 
 def run(args: argparse.Namespace) -> None:
