@@ -252,3 +252,17 @@ def test_the_docs_build_into_a_site_without_a_dead_link_or_the_network(tmp_path)
             there = there / "index.html" if there.is_dir() else there
             assert there.is_file(), f"{path}: {target}"
             assert not anchor or anchor.startswith("__") or anchor in ids[there], f"{path}: {target}"
+
+
+def test_the_messages_that_the_docs_explain_are_those_of_the_program():
+    """Every part of a message between its gaps (...) stands in the sources, in the place of one of their texts."""
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    text = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts that go on in the next line
+    text += "".join(path.read_text() for path in (ROOT / "tests" / "golden").iterdir())  # put together of several
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)`(?: with `([^`]+)`)?", page, re.MULTILINE)
+    messages = [message for row in rows for message in row if message]
+    assert len(messages) > 30
+    for message in messages:
+        for part in re.split(r"'?\.\.\.'?|\[\.\.\.\]", message):
+            assert part.strip(" ;:?'[]") in text or len(part.strip(" ;:?'[]")) < 4, (message, part)
