@@ -80,7 +80,7 @@ def judge_runs(paths: Sequence[Path]) -> tuple[list[Line], list[str]]:
     for names in splits_of(found, notes):
         for name in names:
             data = oof_data([found.runs[name]])
-            judged[name] = judge(blend_of(data, equal_weights(1)), data, find_metric(data.metric, data.task))
+            judged[name] = judge(data, equal_weights(1), find_metric(data.metric, data.task))
             targets[name] = data.targets
     return leaderboard(found, judged, targets), notes
 
@@ -138,8 +138,8 @@ def _judge_model(
 ) -> None:
     """Score one model, and keep its classes and its gallery."""
     table, run = source
+    judged = seen.judged[name] = judge(data, weights, metric)
     probabilities = blend_of(data, weights)
-    judged = seen.judged[name] = judge(probabilities, data, metric)
     seen.targets[name] = data.targets
     threshold = usual_threshold(probabilities, data, judged)
     seen.classes[name] = _classes(class_table(probabilities, data, metric, threshold), data, threshold)

@@ -61,8 +61,8 @@ def compare(a: Path, b: Path) -> Comparison:
     metric = find_metric(data.metric, data.task)
     judged, classes = [], []
     for index in range(2):
+        judged.append(judge(data, np.eye(2)[index], metric))
         probabilities = blend_of(data, np.eye(2)[index])
-        judged.append(judge(probabilities, data, metric))
         threshold = usual_threshold(probabilities, data, judged[-1])
         classes.append(class_table(probabilities, data, metric, threshold))
     scores = resampled(judged, data.targets)

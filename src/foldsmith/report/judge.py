@@ -1,16 +1,16 @@
 """How good OOF predictions are: score, held-out score, interval, and every class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.ensemble.file import Ensemble
-from foldsmith.ensemble.fit import Problem
+from foldsmith.ensemble.fit import Problem, pose, prove
 from foldsmith.ensemble.honest import resampled_means, resampled_scores
 from foldsmith.ensemble.members import OofData, load_members
-from foldsmith.ensemble.objective import Point
+from foldsmith.ensemble.objective import Objective, Point
 from foldsmith.errors import UserError
 from foldsmith.fbeta import above, best_fbeta, fbeta_of_counts, image_fbeta
 from foldsmith.metrics import Metric, Probabilities, Targets, decide, find_metric
@@ -60,22 +60,41 @@ def blend_of(data: OofData, weights: NDArray[np.float64]) -> Probabilities:
     return Problem(data, find_metric(data.metric, data.task), None, None, Point(weights, None, 0.0)).blend(weights)
 
 
-def judge(probabilities: Probabilities, data: OofData, metric: Metric) -> Judged:
-    """Score predictions at their best threshold, and each fold at the threshold that is best for the other folds."""
-    best, targets = metric.best(probabilities, data.targets), data.targets
-    by_image = metric.thresholded and not metric.by_class
-    rows = np.empty(len(targets)) if by_image else None
-    values = None if by_image else probabilities.copy()
+def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged:
+    """Score a blend of the members at its best threshold, and each fold at the threshold best for the other folds.
+
+    F-beta by images takes the sparse way of the search, to the same numbers; other metrics read whole matrices.
+    """
+    if not metric.thresholded or metric.by_class:
+        return _judge_dense(blend_of(data, weights), data, metric)
+    chosen = np.flatnonzero(weights)
+    data, weights = replace(data, members=[data.members[index] for index in chosen]), weights[chosen]
+    problem = pose(data, metric)
+    point = prove(problem, weights)
+    assert problem.entries is not None
+    rows = np.empty(len(data.targets))
+    for fold in range(data.fold_of.max() + 1):
+        inside = data.fold_of == fold
+        best, proved = Objective(problem.entries.of_images(~inside), metric.beta).best(weights)
+        if not proved:  # a threshold below the floor might be better for these images
+            best = metric.best(blend_of(data, weights)[~inside], data.targets[~inside])
+        assert best.threshold is not None
+        if best.threshold >= problem.entries.floor:
+            scored = Objective(problem.entries.of_images(inside), metric.beta)
+            rows[inside] = scored.row_scores(weights, best.threshold)
+        else:
+            predicted = above(blend_of(data, weights)[inside], best.threshold)
+            rows[inside] = image_fbeta(predicted, data.targets[inside], metric.beta)
+    return Judged(metric, point.score, point.threshold, float(rows.mean()), rows, None)
+
+
+def _judge_dense(probabilities: Probabilities, data: OofData, metric: Metric) -> Judged:
+    best, targets, values = metric.best(probabilities, data.targets), data.targets, probabilities.copy()
     for fold in range(data.fold_of.max() + 1):
         inside = data.fold_of == fold
         fitted = metric.best(probabilities[~inside], targets[~inside]).threshold
-        if rows is not None:
-            assert fitted is not None
-            rows[inside] = image_fbeta(above(probabilities[inside], fitted), targets[inside], metric.beta)
-        elif values is not None:
-            values[inside] -= np.float32(fitted or 0.0)
-    nested = float(rows.mean()) if rows is not None else metric.score(values, targets, 0.0)  # type: ignore[arg-type]
-    return Judged(metric, best.score, best.threshold, nested, rows, values)
+        values[inside] -= np.float32(fitted or 0.0)
+    return Judged(metric, best.score, best.threshold, metric.score(values, targets, 0.0), None, values)
 
 
 def resampled(models: Sequence[Judged], targets: Targets) -> NDArray[np.float64]:
