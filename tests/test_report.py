@@ -16,6 +16,7 @@ from foldsmith.errors import UserError
 from foldsmith.metrics import above, best_fbeta, fbeta, image_fbeta
 from foldsmith.report.collect import collect
 from foldsmith.report.page import build_page
+from foldsmith.report.runs import find_runs
 from tests.conftest import Chain
 from tests.synthetic import multiclass_members, random_members, write_runs
 from tests.test_chain import csv_rows, member_probabilities
@@ -179,6 +180,16 @@ def test_paths_that_hold_nothing_say_so(tmp_path):
         with pytest.raises(UserError, match=message):
             cli.main(["report", str(path), "--output", str(tmp_path / "r.html")])
     assert not (tmp_path / "r.html").exists()
+
+
+def test_the_demo_s_folder_is_found_below_runs(chain, tmp_path):
+    demo = tmp_path / "runs" / "demo"
+    demo.mkdir(parents=True)
+    for name in ("a", "b"):
+        (demo / name).symlink_to(chain.runs / name)
+    (demo / "best.yml").symlink_to(chain.ensemble)
+    found = find_runs([tmp_path / "runs"])
+    assert list(found.runs) == ["a", "b"] and list(found.ensembles) == ["best"]
 
 
 def test_leaderboard_and_report_as_commands(chain, tmp_path, capsys):

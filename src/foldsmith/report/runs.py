@@ -80,12 +80,13 @@ def find_runs(paths: Sequence[Path]) -> Found:
 def _look(path: Path) -> tuple[list[Path], list[Path]]:
     """Run folders and ensemble files that a path stands for."""
     if _is_run(path):
-        return [path], []
+        return [_named(path)], []
     if path.is_dir():
-        folders = sorted(child for child in path.iterdir() if _is_run(child))
-        if not folders:
-            raise UserError("holds no experiment", file=path, hint="name run folders, or the folder that holds them")
-        return folders, sorted(file for file in path.glob("*.yml") if _is_ensemble(file))
+        for level in ("", "*/"):  # such as runs/demo/clipart_tiny, where runs/ itself holds no experiment
+            folders = sorted(child for child in path.glob(f"{level}*") if _is_run(child))
+            if folders:
+                return folders, sorted(file for file in path.glob(f"{level}*.yml") if _is_ensemble(file))
+        raise UserError("holds no experiment", file=path, hint="name run folders, or the folder that holds them")
     file = find_ensemble(path)
     if not file.is_file():
         raise UserError("is neither a run's folder nor an ensemble file", file=path, hint="for example runs/ best.yml")
@@ -93,7 +94,12 @@ def _look(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / f"{folder.resolve().name}.yml").is_file()
+    return (folder / f"{_named(folder).name}.yml").is_file()
+
+
+def _named(folder: Path) -> Path:
+    """The folder with its name in its path: `.` has none."""
+    return folder.resolve() if folder.name in ("", "..") else folder
 
 
 def _is_ensemble(file: Path) -> bool:
@@ -109,7 +115,7 @@ def read_run(folder: Path) -> Run:
     if not _is_run(folder):
         hint = "./train.py makes runs/NAME with NAME.yml in it"
         raise UserError("is not a run's folder", file=folder, hint=hint)
-    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    folder = _named(folder)
     config = load_config(folder / f"{folder.name}.yml")
     folds = range(config.data.num_folds)
     metrics = {fold: read_numbers(folder / f"fold{fold}" / "metrics.csv") for fold in folds}
