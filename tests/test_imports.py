@@ -95,15 +95,3 @@ def test_files_and_functions_stay_short():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
-
-
-def test_nothing_unsafe_reads_or_runs_anything():
-    """No torch.load without weights_only=True, no allow_pickle, no yaml.load, no eval, no shell."""
-    for path in [*SOURCE.rglob("*.py"), *ROOT.glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call):
-                continue
-            name, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-            assert name not in {"eval", "exec", "os.system", "yaml.load", "pickle.load", "pickle.loads"}, path
-            assert keywords.get("shell") is None and keywords.get("allow_pickle", "False") == "False", path
-            assert name != "torch.load" or keywords.get("weights_only") == "True", path

@@ -16,6 +16,7 @@ from foldsmith.tools import (
     convert_config,
     demo,
     demo_weights,
+    doctor,
     encrypt,
     folds,
     label_issues,
@@ -43,6 +44,7 @@ TOOLS = {
     "label-issues": label_issues,
     "schema": schema,
     "completion": completion,
+    "doctor": doctor,
     "demo": demo,
     "demo-weights": demo_weights,
 }

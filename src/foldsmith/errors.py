@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
@@ -28,6 +29,8 @@ WRITE_ERRNOS = {
 }
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+_PATIENCE = 7.0  # seconds in which a program that was told to stop may clean up
 
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
@@ -67,7 +70,7 @@ class UserError(Exception):
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's main() as a process: user errors and signals become messages and exit codes."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _handle_signals()
     keep_freed_memory()
     try:
         main(None)
@@ -94,10 +97,30 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         sys.exit(130)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("terminated; what was finished is kept", file=sys.stderr)
-    sys.exit(143)
+def _handle_signals() -> None:
+    """SIGTERM and Ctrl-C unwind the program; a second one ends it at once, and so does waiting for `_PATIENCE`."""
+    process = os.getpid()
+    came = False
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if os.getpid() != process:  # a data loading process that has only just begun: its parent tells the user
+            os._exit(128 + signum)
+        if came:
+            os._exit(128 + signum)
+        came = True
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when loading processes end, too
+        patience = threading.Timer(_PATIENCE, os._exit, [128 + signum])
+        patience.daemon = True
+        patience.start()
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        print("terminated; what was finished is kept", file=sys.stderr)
+        sys.exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, handle)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored below nohup
+        signal.signal(signal.SIGINT, handle)
 
 
 def did_you_mean(value: str, known: Iterable[str], *, show: int = 12) -> str:

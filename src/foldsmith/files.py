@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from foldsmith.errors import EXIT_ENVIRONMENT, EXIT_UNTRUSTED, WRITE_ERRNOS, UserError
+from foldsmith.failpoints import fail
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the block ends well, fsync it and rename it to `path`.
 
     When the block raises, the temporary file is removed and an old file at `path` stays as it was.
+
+    Args:
+        size: bytes that the file will take, where they are known: an error on a full disk names them.
     """
     temporary: Path | None = None
     try:
@@ -25,23 +30,56 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
+        fail("write.opened")
         yield temporary
+        fail("write.filled")
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner can read; give what a plain open() would have given.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        fail("write.synced")
         os.replace(temporary, path)
+        fail("write.renamed")
     except Exception as error:
         if _is_write_failure(error):
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            hint = "free some space, or name another folder; what stood there before is as it was"
-            raise UserError(f"could not be written: {reason}", file=path, hint=hint, code=EXIT_ENVIRONMENT) from None
+            raise _not_written(path, temporary, size, error) from None
         raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to a log, the one kind of file that is not written whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if _is_write_failure(error):
+            raise _not_written(path, None, len(text), error) from None
+        raise
+
+
+def _not_written(path: Path, temporary: Path | None, size: int | None, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    hint = "free some space, or name another folder; what stood there before is as it was"
+    room = _room(path, temporary, size)
+    return UserError(f"could not be written: {reason}; {room}", file=path, hint=hint, code=EXIT_ENVIRONMENT)
+
+
+def _room(path: Path, temporary: Path | None, size: int | None) -> str:
+    """How much room a file that could not be written needs, and how much there is."""
+    sizes = [each.stat().st_size for each in (path, temporary) if each is not None and each.is_file()]
+    needs = f"about {_megabytes(size)}" if size else f"more than {_megabytes(max(sizes, default=0))}"
+    folder = next(each for each in path.absolute().parents if each.exists())
+    return f"it needs {needs}, {_megabytes(shutil.disk_usage(folder).free)} are free"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size} bytes"
 
 
 def _is_write_failure(error: Exception) -> bool:
@@ -55,8 +93,9 @@ def _is_write_failure(error: Exception) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, line ends as they are in `text`."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+    data = text.encode("utf-8")
+    with atomic_path(path, len(data)) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -46,6 +46,11 @@ class Data(Section):
     )
     label_separator: str | None = Field(None, min_length=1, description="between labels; default: found by itself")
     image_extension: str | None = Field(None, description="such as .jpg; default: found in the image folder")
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error",
+        description="a training image that cannot be read: error stops and names it; skip trains on the next image in "
+        "its place. Validation takes it as black then",
+    )
     num_folds: int = Field(5, ge=2, description="parts of the split, each validated by the model trained on the others")
     folds_seed: int = Field(0, ge=0, lt=2**32, description="experiments to be blended share it; apart from train.seed")
     folds: str | None = Field(

@@ -108,3 +108,6 @@ class Train(Section):
     loggers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="where scores go beside metrics.csv, which is always written; each is a package of its own"
     )
+    worker_timeout: PositiveFloat = Field(
+        300.0, description="seconds after which a data loading process that gives no batch is taken for dead"
+    )

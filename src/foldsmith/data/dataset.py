@@ -1,6 +1,7 @@
 """Training batches: which images, in which order, augmented how. Stateless: all follows from (seed, epoch)."""
 
 import os
+import signal
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from foldsmith.data.augment import Augment
-from foldsmith.data.images import ImageError, read_image
+from foldsmith.data.bad_images import RowReader
 from foldsmith.data.sampling import EpochDraws
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 
 Draw = tuple[int, int, int]  # (row of the dataset, epoch, how often the row was drawn before in this epoch)
 
@@ -28,23 +30,24 @@ class AugmentedImages(Dataset):
     it would lose its fields.
     """
 
-    def __init__(self, paths: Sequence[Path], ids: Sequence[str], augment: Augment, seed: int) -> None:
-        self.paths = [str(path) for path in paths]
+    def __init__(
+        self, paths: Sequence[Path], ids: Sequence[str], augment: Augment, seed: int, skip_bad: bool = False
+    ) -> None:
+        self.reader = RowReader(paths, skip_bad)
         # An image's stream follows its id, so that it stays the same when other rows come or go.
         self.keys = [zlib.crc32(name.encode("utf-8")) for name in ids]
         self.augment = augment
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.keys)
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, int] | UserError:
         row, epoch, repeat = draw
+        fail("worker.image")
         try:
-            image = read_image(Path(self.paths[row]))
+            image, row = self.reader(row)
             return torch.from_numpy(self.augment(image, (self.seed, epoch, self.keys[row], repeat))), row
-        except ImageError as error:
-            return UserError(f"is not a readable image: {error}", file=self.paths[row])
         except UserError as error:
             return error
 
@@ -84,8 +87,14 @@ class EpochOrder:
             yield draws
 
 
-def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pin: bool) -> DataLoader:
-    """A loader of (uint8 (batch, height, width, 3), int64 rows), or a UserError. Set `order.epoch` before each pass."""
+def train_loader(
+    images: AugmentedImages, order: EpochOrder, *, workers: int, pin: bool, timeout: float = 0.0
+) -> DataLoader:
+    """A loader of (uint8 (batch, height, width, 3), int64 rows), or a UserError. Set `order.epoch` before each pass.
+
+    Args:
+        timeout: seconds after which a worker that gives nothing is an error; 0: never.
+    """
     return DataLoader(
         images,
         batch_sampler=order,
@@ -93,6 +102,7 @@ def train_loader(images: AugmentedImages, order: EpochOrder, *, workers: int, pi
         collate_fn=_collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        timeout=timeout if workers else 0,
         worker_init_fn=_init_worker if workers else None,
         # It draws a seed a pass from torch's global generator otherwise, more often with workers: dropout would change.
         generator=torch.Generator(),
@@ -115,3 +125,4 @@ def _collate(samples: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | Use
 
 def _init_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # processes are the parallelism here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C: the parent ends its workers

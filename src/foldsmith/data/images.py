@@ -13,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
+from foldsmith.data.headers import is_cut_off, read_header
 from foldsmith.errors import UserError
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
 
+LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # an environment variable that OpenCV reads, too
+MAX_PIXELS = int(os.environ.get(LIMIT, 100_000_000))
+MOST_HEADER = 1 << 20  # bytes in front of the pixels: colour profiles and thumbnails are there
+UNREADABLE_HINT = "`foldsmith check-data` lists all such images; data.on_bad_image: skip trains without them"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BORDERS = {
     "reflect": (cv2.BORDER_REFLECT_101, (0, 0, 0)),
@@ -97,7 +102,12 @@ def read_image(path: Path) -> Image:
         raise ImageError(error.strerror or str(error)) from None
     if data.size == 0:
         raise ImageError("empty file")
+    head = read_header(data[:MOST_HEADER].tobytes())
+    if head is not None and head.width * head.height > MAX_PIXELS:
+        raise ImageError(f"{head.width} x {head.height} pixels: more than {MAX_PIXELS} ({LIMIT} sets the limit)")
     try:
+        if head is not None and head.format == "PNG" and head.notes[:1] == ["gray"] and "alpha" in head.notes:
+            return _gray_over_white(data)
         if _may_have_alpha(data):
             # As IMREAD_UNCHANGED, but EXIF rotation is applied.
             image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
@@ -112,12 +122,12 @@ def read_image(path: Path) -> Image:
 
 
 def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
-    """True for a PNG with an alpha channel or transparent colours, and for any WebP or TIFF; JPEG and BMP have none."""
+    """True for a PNG with an alpha channel or transparent colours, and for any WebP, BMP or TIFF; JPEG has none."""
     head = data[:26].tobytes()
     if head.startswith(b"\x89PNG"):
         color_type = head[25] if len(head) > 25 else 0  # 4: gray + alpha, 6: RGB + alpha
         return color_type in (4, 6) or b"tRNS" in data.tobytes().partition(b"IDAT")[0]
-    return _is_tiff(data) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return _is_tiff(data) or head.startswith(b"BM") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def _is_tiff(data: NDArray[np.uint8]) -> bool:
@@ -135,14 +145,31 @@ def _over_white(image: NDArray, tiff: bool) -> Image:
     return np.rint((color + (1 - alpha)) * 255).astype(np.uint8)
 
 
+def _gray_over_white(data: NDArray[np.uint8]) -> Image:
+    """A gray PNG with alpha, or with one gray value that is transparent, which OpenCV does not tell."""
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    content = data.tobytes()
+    if image is None:
+        return _decode_float(data)
+    if image.ndim == 3:
+        return _over_white(image, tiff=False)
+    bits, at = content[24], content.index(b"tRNS") + 4
+    top = 65535 if image.dtype == np.uint16 else 255
+    value = int.from_bytes(content[at : at + 2], "big") * top // (2**bits - 1)
+    gray = np.where(image == value, top, image)
+    return cv2.cvtColor(np.rint(gray * (255 / top)).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+
+
 def _decode_float(data: NDArray[np.uint8]) -> Image:
     """What IMREAD_COLOR can't convert, such as TIFF of floats, scaled so that its own range becomes 0..255."""
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         start = data[:16].tobytes()
-        raise ImageError(
-            "an HTML page, not an image" if start.lstrip().startswith(b"<") else f"not an image: {start!r}"
-        )
+        if start.lstrip().startswith(b"<"):
+            raise ImageError("an HTML page, not an image")
+        if read_header(data[:MOST_HEADER].tobytes()) is not None:
+            raise ImageError("cut off" if is_cut_off(data.tobytes()) else "damaged")
+        raise ImageError(f"not an image: {start!r}")
     values = np.nan_to_num(image.astype(np.float32))
     values = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
     scaled = np.rint(values * 255).astype(np.uint8)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.failpoints import fail
 from foldsmith.files import atomic_path, write_json
 from foldsmith.metrics import Probabilities
 
@@ -44,8 +45,9 @@ def sidecar_path(npy: Path) -> Path:
 def write_oof(npy: Path, probabilities: Probabilities, sidecar: Sidecar) -> None:
     """Write probabilities, then the sidecar that vouches for them."""
     sidecar_path(npy).unlink(missing_ok=True)
-    with atomic_path(npy) as temporary, open(temporary, "wb") as file:
+    with atomic_path(npy, probabilities.size * 4) as temporary, open(temporary, "wb") as file:
         np.save(file, np.ascontiguousarray(probabilities, dtype=np.float32))
+    fail("oof.array_written")
     write_json(sidecar_path(npy), asdict(sidecar))
 
 

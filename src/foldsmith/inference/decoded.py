@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foldsmith.data.images import Geometry, Image, ImageError, read_image
+from foldsmith.data.images import UNREADABLE_HINT, Geometry, Image, ImageError, read_image
 from foldsmith.errors import UserError
 
 AHEAD = 2  # batches that are decoded while the model runs
@@ -105,7 +105,9 @@ class DecodedImages:
             image = read_image(self.paths[row])
         except (ImageError, OSError) as error:
             if not self.skip_bad:
-                raise UserError(f"is not a readable image: {error}", file=self.paths[row]) from None
+                raise UserError(
+                    f"is not a readable image: {error}", file=self.paths[row], hint=UNREADABLE_HINT
+                ) from None
             self.bad[row] = str(error)
             return [np.zeros(canvas.shape, dtype=np.uint8) for canvas in canvases]
         return [canvas.cut(image) for canvas in canvases]

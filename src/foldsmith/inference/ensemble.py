@@ -240,7 +240,11 @@ def _classes(ensemble: Ensemble, headers: dict[str, dict[str, Any]]) -> list[str
     for header in headers.values():
         if sha256_lines(header["classes"]) == ensemble.classes_sha256:
             return list(header["classes"])
-    raise UserError("has another class list than all of its weights", key="classes_sha256", code=EXIT_UNTRUSTED)
+    first = next(iter(headers.values()))
+    hashes = f"{ensemble.classes_sha256[:12]} there, {sha256_lines(first['classes'])[:12]} here"
+    raise UserError(
+        f"has another class list than all of its weights: {hashes}", key="classes_sha256", code=EXIT_UNTRUSTED
+    )
 
 
 def _order(header: dict[str, Any], classes: list[str], path: Path) -> NDArray[np.int64]:

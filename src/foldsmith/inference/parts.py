@@ -55,7 +55,7 @@ class Parts:
 
     def save(self, made_from: Mapping[str, Any], probabilities: Probabilities) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self._path(made_from)) as temporary, open(temporary, "wb") as file:
+        with atomic_path(self._path(made_from), probabilities.nbytes) as temporary, open(temporary, "wb") as file:
             np.lib.format.write_array(file, probabilities, allow_pickle=False)
 
     def remove(self) -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from foldsmith.config import Config
 from foldsmith.data.images import Geometry, geometry_of
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.views import make_view, margin_of
 from foldsmith.metrics import Probabilities
@@ -130,6 +131,7 @@ def predict(
         tqdm(total=len(images), desc=description, unit="img", disable=None if bar else True, leave=False) as shown,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
+            fail("predict.batch")
             count = len(views) if before_batch is None else before_batch(done)
             parts += batches.predict(batch, views[:count])
             done += len(batch)
@@ -171,6 +173,7 @@ class _Batches:
 
     def _forward(self, batch: NDArray[np.uint8], views: Sequence[str]) -> NDArray[np.float32]:
         device, geometry = self.pipeline.device, self.pipeline.geometry
+        fail("predict.forward")
         images = torch.from_numpy(batch)
         images = images.pin_memory() if device.type == "cuda" else images
         x = to_input(images, self.pipeline.mean, self.pipeline.std, device)

@@ -7,6 +7,7 @@ threshold, and the sha256 of data, folds, config and code. A .pth may stand for 
 
 import json
 import pickle
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,28 @@ from foldsmith.models.build import build_model, classifier_prefixes, in_modules
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # what torch.save wrote goes by these
 HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
+# What torch.load raises at files that are no weights, cut or changed.
+DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OSError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
     """Write a state dict and its header atomically; equal input gives equal bytes."""
     # safetensors refuses channels_last tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
         metadata = {"foldsmith": json.dumps(header, sort_keys=True, ensure_ascii=False)}
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
@@ -152,16 +168,7 @@ def _unpickle(path: Path) -> Any:
         lines = str(error).splitlines()  # most are advice to load it all the same
         reason = next((line for line in lines if "nsupported" in line), lines[0]).partition(". ")[0].strip()
         raise _untrusted(path, f"refused, because it holds more than tensors: {reason}") from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        OSError,
-        AttributeError,
-        TypeError,
-        AssertionError,
-    ) as error:
+    except DAMAGED as error:
         raise _untrusted(
             path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None

@@ -1,30 +1,43 @@
 """`foldsmith check-data`: a look at the files before anything is trained."""
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 from foldsmith.errors import UserError
 
-HELP = "look at a new competition's files: write an experiment for them, warn of what will hurt"
+HELP = "look at a new competition's files and write an experiment for them; or list what is bad in an experiment's"
 EXAMPLE = "foldsmith check-data --root ../input/mine --output configs/mine.yml"
+SHOWN = 3  # files of each note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="the competition's folder")
-    parser.add_argument("--output", metavar="YML", help="write an experiment for it; default: print its data section")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--root", type=Path, metavar="DIR", help="a new competition's folder")
+    what.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    parser.add_argument(
+        "--output", metavar="YML", help="of --root: write an experiment; default: print its data section"
+    )
     parser.add_argument(
         "--from", dest="source", default="clipart_lite0", metavar="CONFIG", help="its other sections (clipart_lite0)"
     )
-    parser.add_argument("--num-folds", type=int, default=5, metavar="K", help="default: 5")
+    parser.add_argument("--num-folds", type=int, default=5, metavar="K", help="of --root (default: 5)")
     parser.add_argument(
         "--groups",
         type=Path,
         metavar="CSV",
-        help="also write the label table with a column that keeps near-duplicates in one fold, and use it",
+        help="of --root: also write the label table with a column that keeps near-duplicates in one fold, and use it",
     )
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
 
 
 def run(args: argparse.Namespace) -> None:
+    _survey(args) if args.root is not None else _check(args)
+
+
+def _survey(args: argparse.Namespace) -> None:
+    """Look at a folder that no experiment names yet."""
     from foldsmith.config import dump_yaml
     from foldsmith.config.starter import new_config_path, write_starter
     from foldsmith.data.survey import survey, write_groups
@@ -46,3 +59,35 @@ def run(args: argparse.Namespace) -> None:
     changes = {"data": section, "model": {"input_size": found.input_size}}
     write_starter(path, args.source, foldsmith_schema(), changes)
     print(f"{path}: written; try it: ./train.py --config {path} --smoke")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Decode every image and read every table of an experiment."""
+    from tqdm import tqdm
+
+    from foldsmith.config import load_config
+    from foldsmith.data.check import check_images, check_tables
+
+    config = load_config(args.config, args.set)
+    paths, problems = check_tables(config)
+    for problem in problems:
+        print(problem)
+    bad = 0
+    unusual: dict[str, list[Path]] = defaultdict(list)
+    for report in tqdm(check_images(paths), total=len(paths), unit="img", disable=None, leave=False):
+        if report.problem is not None:
+            bad += 1
+            print(f"{report.path}: {report.problem}")
+        for note in report.notes:
+            unusual[note].append(report.path)
+    for note, found in sorted(unusual.items()):
+        shown = found if args.all else found[:SHOWN]
+        more = f" ... ({len(found)} in all)" if len(found) > len(shown) else ""
+        print(f"{note}: {', '.join(map(str, shown))}{more}")
+    if bad or problems:
+        raise UserError(
+            f"{bad} of {len(paths)} images are bad, and {len(problems)} tables",
+            file=config.data.root,
+            hint="mend or remove them; data.on_bad_image: skip trains without bad images",
+        )
+    print(f"{config.data.root}: {len(paths)} images and their tables are good")

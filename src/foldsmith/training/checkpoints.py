@@ -1,6 +1,6 @@
 """last.ckpt: everything that the next epoch needs, written after each epoch, read without running code."""
 
-import pickle
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.failpoints import fail
 from foldsmith.files import atomic_path
+from foldsmith.models.weights import DAMAGED
 from foldsmith.training.schedules import Schedule
 
 
@@ -45,6 +47,7 @@ class Training:
     swa: AveragedModel | None
     masks: dict[str, Tensor]  # of sparse weights, by parameter name; empty: dense
     progress: Progress
+    pieces: int = 1  # parts in which a batch goes through the network: more where memory ran out
 
     @property
     def scored_model(self) -> nn.Module:
@@ -65,16 +68,28 @@ def save_checkpoint(path: Path, training: Training, identity: dict[str, Any]) ->
         "swa": training.swa.state_dict() if training.swa else None,
         "masks": training.masks,
     }
-    with atomic_path(path) as temporary:
+    fail("checkpoint.begin")
+    with atomic_path(path, _size(content)) as temporary:
         torch.save(content, temporary)
+    fail("checkpoint.written")
+
+
+def _size(content: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(map(_size, parts))
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read last.ckpt; a damaged one is an error with code 4."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
+            content = torch.load(path, map_location=device, weights_only=True)
         assert set(content) >= {"identity", "progress", "model", "optimizer", "schedule", "scaler", "masks"}
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AssertionError, TypeError) as error:
+    except DAMAGED as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise UserError(
             f"is damaged: {reason}", file=path, code=EXIT_UNTRUSTED, hint="--fresh starts the fold over"

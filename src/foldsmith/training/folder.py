@@ -15,6 +15,7 @@ from foldsmith.files import write_text
 FREE_KEYS = {
     "train.workers",
     "train.loggers",
+    "train.worker_timeout",
     "data.root",
     "data.train_csv",
     "data.valid_csv",

@@ -14,7 +14,7 @@ from foldsmith.data.folds import Folds
 from foldsmith.data.pseudo import TrainTable
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
-from foldsmith.files import code_sha256, sha256_json, sha256_lines
+from foldsmith.files import append_text, code_sha256, sha256_json, sha256_lines
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.records import stages_seen
@@ -32,7 +32,8 @@ class Images:
     def sha256(self) -> str:
         """Of the images' names and sizes: reading them all would take minutes."""
         paths = self.table if self.train == self.table else self.table + self.train
-        return sha256_lines(f"{path.name} {path.stat().st_size}" for path in paths)
+        sizes = (path.stat().st_size if path.is_file() else -1 for path in paths)
+        return sha256_lines(f"{path.name} {size}" for path, size in zip(paths, sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class FoldJob:
     def say(self, text: str) -> None:
         """A line for the terminal and for train.log."""
         tqdm.write(f"{self.config.name} fold {self.fold}: {text}")
-        self.run.fold(self.fold).mkdir(parents=True, exist_ok=True)
-        with open(self.run.fold(self.fold) / "train.log", "a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
+        append_text(self.run.fold(self.fold) / "train.log", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
 
     def check_identity(self, found: dict[str, Any], path: Path) -> None:
         """Refuse artefacts of another label table, other images or another split."""

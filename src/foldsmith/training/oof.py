@@ -15,6 +15,7 @@ from foldsmith.data.images import find_images
 from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_oof
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.files import sha256_file, sha256_lines, write_text
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict
@@ -53,7 +54,8 @@ def open_oof(config: Config | None, weights: Sequence[Path], output: Path) -> Oo
         _check_same_experiment(config, path, header)
 
     table = read_table(config)
-    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
+    skip = config.data.on_bad_image == "skip"
+    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension, missing_ok=skip)
     run = RunFolder(output, config.name)
     folds = load_folds(config, table, run.folds)
     for path, header in headers.items():
@@ -103,11 +105,14 @@ def _predict_fold(work: OofWork, weights: Path, device: torch.device) -> Path:
     started = time.monotonic()
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
-    images = DecodedImages([work.paths[row] for row in rows])
+    images = DecodedImages([work.paths[row] for row in rows], skip_bad=config.data.on_bad_image == "skip")
     probabilities = predict(
         model, images, pipeline_of(config, device), known["views"], description, merge=config.test.merge
     )
     speed = {"device": device.type, "images_per_second": round(len(rows) / (time.monotonic() - started), 1)}
+    fail("oof.predicted")
+    for row, reason in sorted(images.bad.items()):
+        tqdm.write(f"{config.name} fold {fold}: taken as black: {images.paths[row]}: {reason}")
     best = find_metric(config.metric, config.data.task).best(probabilities, table.targets(rows))
     write_oof(npy, probabilities, Sidecar(**known, score=best.score, threshold=best.threshold, speed=speed))
     at = "" if best.threshold is None else f" (threshold {best.threshold:.3f})"

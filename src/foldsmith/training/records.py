@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from foldsmith.files import atomic_path, write_text
+from foldsmith.files import append_text, atomic_path, write_text
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -27,11 +27,8 @@ def stages_seen(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
 
 def append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: float) -> None:
     """A line of timings.csv. `seconds` are of training and of validation, `speed` is training images a second."""
-    new = not path.is_file()
-    with open(path, "a", encoding="utf-8") as file:
-        if new:
-            file.write("epoch,train_seconds,valid_seconds,train_images_per_second\n")
-        file.write(f"{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
+    head = "" if path.is_file() else "epoch,train_seconds,valid_seconds,train_images_per_second\n"
+    append_text(path, f"{head}{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
 
 
 def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: str) -> None:

@@ -17,6 +17,7 @@ from foldsmith.data.images import find_images
 from foldsmith.data.pseudo import TrainTable, read_train_table, train_images
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.files import sha256_json, sha256_lines
 from foldsmith.inference.predict import pipeline_of
 from foldsmith.models.build import with_image_stats
@@ -24,9 +25,11 @@ from foldsmith.models.weights import read_header
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
+from foldsmith.training.lock import locked_run, remove_stale_files
 from foldsmith.training.loggers import check_loggers
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.records import draw_curves
+from foldsmith.training.recovery import pieces_of, with_recovery
 from foldsmith.training.scoring import finish_averaging, finish_epoch
 from foldsmith.training.setup import build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
 from foldsmith.training.stages import StagePlan, stages_of
@@ -57,16 +60,21 @@ def train_experiment(
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
-    open_run(run, config, fresh=fresh, only_fold=only_fold)
-    folds = load_folds(config, table, run.folds, made)
-    for fold in range(config.data.num_folds) if only_fold is None else [only_fold]:
-        train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
+    with locked_run(run, only_fold):
+        open_run(run, config, fresh=fresh, only_fold=only_fold)
+        folds = load_folds(config, table, run.folds, made)
+        chosen = range(config.data.num_folds) if only_fold is None else [only_fold]
+        if stale := remove_stale_files(run, chosen):
+            print(f"{config.name}: {stale} half-written files of a killed run removed")
+        for fold in chosen:
+            train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
     return run
 
 
 def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[str, str]]:
     """The images that are split and validated, those that are trained on, and the hashes of both."""
-    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
+    skip = config.data.on_bad_image == "skip"
+    paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension, missing_ok=skip)
     train = read_train_table(config, table)
     images = Images(paths, train_images(config, train, table, paths))
     hashes = {"data_sha256": table.sha256, "images_sha256": images.sha256}
@@ -82,7 +90,29 @@ def train_fold(job: FoldJob) -> None:
         job.check_identity(read_header(weights), weights)
         job.say(f"finished already: {weights}")
         return
+    progress = with_recovery(job, lambda: _train_stages(job))
 
+    # The best epoch's weights, of the last stage, become the fold's.
+    best = job.run.best(job.fold)
+    if not best.is_file():
+        raise UserError(
+            "training is finished, but its weights were removed",
+            file=best,
+            hint=f"--fold {job.fold} --fresh trains it again",
+        )
+    header = read_header(best)
+    fail("fold.trained")
+    best.replace(weights)
+    fail("fold.finished")
+    draw_curves(
+        progress.metrics, config.metric, job.run.fold(job.fold) / "curves.png", f"{config.name} fold {job.fold}"
+    )
+    job.say(f"best epoch {header['epoch']}, {config.metric} {header['score']:.4f}: {weights}")
+
+
+def _train_stages(job: FoldJob) -> Progress:
+    """All stages, from the beginning or from last.ckpt; how far the fold has come then."""
+    config = job.config
     torch.manual_seed(config.train.seed)
     model = build_network(config, len(job.table.classes.tokens), job.device)
     progress = Progress()
@@ -95,29 +125,16 @@ def train_fold(job: FoldJob) -> None:
         if len(stages) > 1:
             job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
         training = start_stage(model, stage, progress, job.device)
+        training.pieces = pieces_of(job)
         if checkpoint is not None:
             restore(training, checkpoint)
             checkpoint = None
             job.say(f"goes on after epoch {progress.epoch}")
         _train_stage(job, stage, training)
-        progress = training.progress.next_stage()
-
+        ended = training.progress
+        progress = ended.next_stage()
     job.watch.close()
-
-    # The best epoch's weights, of the last stage, become the fold's.
-    best = job.run.best(job.fold)
-    if not best.is_file():
-        raise UserError(
-            "training is finished, but its weights were removed",
-            file=best,
-            hint=f"--fold {job.fold} --fresh trains it again",
-        )
-    header = read_header(best)
-    best.replace(weights)
-    draw_curves(
-        progress.metrics, config.metric, job.run.fold(job.fold) / "curves.png", f"{config.name} fold {job.fold}"
-    )
-    job.say(f"best epoch {header['epoch']}, {config.metric} {header['score']:.4f}: {weights}")
+    return ended
 
 
 def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
@@ -148,6 +165,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
         torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout
         started = time.monotonic()
+        fail("epoch.begin")
         loss = train_epoch(training, plan, loader, table, job.watch)
         finish_epoch(job, training, plan, loss, order.batches * train.batch_size, started)
 

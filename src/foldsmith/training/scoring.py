@@ -1,5 +1,6 @@
 """The end of an epoch, and of a stage with weight averaging: validate, keep the best weights, write what is known."""
 
+import math
 import time
 from copy import deepcopy
 from typing import Any
@@ -11,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from foldsmith.errors import UserError
+from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
 from foldsmith.metrics import METRICS, find_metric
@@ -40,10 +42,12 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         "lr": max(group["lr"] for group in training.optimizer.param_groups),
         "train_loss": loss,
     }
+    fail("epoch.trained")
     row |= scores(job, training.scored_model, plan, "validation")
+    fail("epoch.scored")
     progress.metrics.append(row)
     comparable = _comparable(job, row)
-    if comparable > progress.best_score:
+    if math.isfinite(comparable) and comparable > progress.best_score:
         progress.best_score, progress.best_epoch = comparable, progress.epoch
         _save_best(job, training, training.scored_model, row)
     if training.swa is not None and _is_averaged(job, progress.stage_epoch):
@@ -53,6 +57,7 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
     progress.finished = _stops_early(job, training, plan)
 
     folder = job.run.fold(job.fold)
+    fail("epoch.judged")
     write_metrics(folder / "metrics.csv", progress.metrics)
     save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
     seconds = (trained - started, time.monotonic() - trained)
@@ -74,7 +79,8 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     """
     rows = job.folds.valid_rows(job.fold)
     targets = job.table.targets(rows)
-    images = DecodedImages([job.images.table[row] for row in rows])
+    skip_bad = job.config.data.on_bad_image == "skip"
+    images = DecodedImages([job.images.table[row] for row in rows], skip_bad=skip_bad)
     description = f"{job.config.name} fold {job.fold} {what}"
     probabilities = predict(model, images, plan.pipeline, ["identity"], description, bar=False)
     task = job.config.data.task
@@ -115,7 +121,7 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
     for module, state in frozen:  # layers that do not train keep their statistics
         module.load_state_dict(state)
     row = scores(job, model, plan, "averaged weights")
-    kept = _comparable(job, row) > training.progress.best_score
+    kept = math.isfinite(comparable := _comparable(job, row)) and comparable > training.progress.best_score
     if kept:
         _save_best(job, training, model, row)
     metric = job.config.metric
@@ -129,7 +135,7 @@ def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
 
 
 def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
-    header = job.header(training.progress, row[job.config.metric], row["threshold"])
+    header = job.header(training.progress, row[job.config.metric], row["threshold"]) | {"pieces": training.pieces}
     save_weights(job.run.best(job.fold), model.state_dict(), header)
 
 

@@ -97,11 +97,12 @@ def build_loader(
     """
     train = config.train
     augment = Augment(config.augmentations, geometry_of(config))
-    images = AugmentedImages(paths, table.ids, augment, train.seed)
+    images = AugmentedImages(paths, table.ids, augment, train.seed, config.data.on_bad_image == "skip")
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
     order = EpochOrder(len(images), train.batch_size, train.seed, max_batches, build_sampler(train.sampler, table))
     workers = auto_workers(device.type) if train.workers == "auto" else train.workers
-    return train_loader(images, order, workers=workers, pin=device.type == "cuda"), order
+    pin = device.type == "cuda"
+    return train_loader(images, order, workers=workers, pin=pin, timeout=train.worker_timeout), order
 
 
 def build_criterion(config: Config, table: Table) -> nn.Module:

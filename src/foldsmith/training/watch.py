@@ -31,6 +31,7 @@ class Watch:
         if self.bar is None:
             self._open(epochs_done)
         assert self.bar is not None
+        self.bar.n = epochs_done  # an epoch may start over
         yield self._moving(loader, self.bar)
         self.bar.n = epochs_done + 1
         self.bar.refresh()

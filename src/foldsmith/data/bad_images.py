@@ -1,0 +1,42 @@
+"""Images that cannot be read: an error, or the next image in their place (data.on_bad_image)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from foldsmith.data.images import UNREADABLE_HINT, Image, ImageError, read_image
+from foldsmith.errors import UserError
+
+
+class RowReader:
+    """Row -> its image and the row that this is the image of: another one where a bad image is skipped.
+
+    Args:
+        paths: the image of every row.
+        skip_bad: give the image of the next row that can be read in the place of a bad one, and say so once.
+        read: what reads a file; may raise ImageError.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], skip_bad: bool = False, read: Callable[[Path], Image] = read_image
+    ) -> None:
+        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read
+        self.told: set[int] = set()  # bad rows
+
+    def __call__(self, row: int) -> tuple[Image, int]:
+        for other in [*range(row, len(self.paths)), *range(row)]:
+            try:
+                return self.read(self.paths[other]), other
+            except ImageError as error:
+                if not self.skip_bad:
+                    raise UserError(
+                        f"is not a readable image: {error}", file=self.paths[other], hint=UNREADABLE_HINT
+                    ) from None
+                self._tell(other, error)
+        raise UserError("not one of the training images can be read", key="data.on_bad_image")
+
+    def _tell(self, row: int, error: ImageError) -> None:
+        if row not in self.told:
+            self.told.add(row)
+            tqdm.write(f"skipped: {self.paths[row]}: is not a readable image: {error}")

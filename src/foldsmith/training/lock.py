@@ -1,0 +1,110 @@
+"""One run's folder, one program at a time: a lock that the kernel takes back when its process dies, however it dies.
+
+POSIX record locks: unlike those of flock(2), they do not live on in the data loading processes of a killed run.
+The lock's file lies beside the run's folder, since --fresh deletes the folder, and vanishes with the lock.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from foldsmith.errors import UserError
+from foldsmith.training.folder import RunFolder
+
+STALE_SECONDS = 600.0  # untouched for so long, a temporary file is nobody's
+
+
+@contextlib.contextmanager
+def locked_run(run: RunFolder, fold: int | None) -> Iterator[None]:
+    """Hold a run's folder, all of it or, while others train other folds, one fold.
+
+    Raises:
+        UserError: naming who holds it.
+    """
+    whole = run.output / f".{run.name}.lock"
+    if fold is None:
+        with _locked(whole, run.path):
+            yield
+    else:
+        with _locked(whole, run.path, shared=True), _locked(run.output / f".{run.name}_f{fold}.lock", run.fold(fold)):
+            yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: Path, *, shared: bool = False) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _acquire(path, what, shared)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # shared with nobody: the file is ours to remove
+            path.unlink(missing_ok=True)
+        file.close()
+
+
+def _acquire(path: Path, what: Path, shared: bool) -> BinaryIO:
+    """The locked file, which is still the one at `path`: another process may remove it between open and lock."""
+    while True:
+        file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "rb+", buffering=0)
+        try:
+            fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                if not shared:
+                    file.truncate(0)
+                file.seek(0, os.SEEK_END)
+                file.write(json.dumps(_holder()).encode() + b"\n")
+                return file
+        except (BlockingIOError, PermissionError):
+            holder = _words(file.read(1 << 16), _pid_of_holder(file, shared))
+            file.close()
+            raise UserError(
+                f"is in use: {holder} trains there",
+                file=what,
+                hint="wait for it, or stop it; --output names another folder; other folds: --fold",
+            ) from None
+        except FileNotFoundError:
+            pass
+        file.close()
+
+
+def _holder() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}
+
+
+def _pid_of_holder(file: BinaryIO, shared: bool) -> int:
+    """The process whose lock is in the way, says the kernel; 0 where it does not know."""
+    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+    asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)  # struct flock of 64-bit Linux
+    return int(struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))[4])
+
+
+def _words(data: bytes, pid: int) -> str:
+    """Who holds the lock: the one that the kernel names, of those who wrote who they are."""
+    try:
+        holders = {holder["pid"]: holder for holder in map(json.loads, data.splitlines())}
+        holder = holders.get(pid) or list(holders.values())[-1]
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    except (ValueError, LookupError, TypeError):  # it is just about to write who it is
+        return f"process {pid}" if pid else "another process"
+
+
+def remove_stale_files(run: RunFolder, folds: Iterable[int]) -> int:
+    """Remove what killed writers left: temporary files that were never renamed; returns how many.
+
+    Those of the locked folds all, those beside them after a while: predict_oof.py may just be writing one.
+    """
+    stale = [path for fold in folds for path in run.fold(fold).glob(".*.tmp")]
+    long_ago = time.time() - STALE_SECONDS
+    stale += [path for path in run.path.glob(".*.tmp") if path.stat().st_mtime < long_ago]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return len(stale)

@@ -1,0 +1,137 @@
+"""What a command of the warm process may be made to do first: faults that no failpoint of the program has."""
+
+import atexit
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def count_epochs(path: str) -> None:
+    """Append a byte to a file whenever an epoch begins."""
+    from foldsmith.training import run
+
+    real = run.train_epoch
+
+    def counting(*args, **rest):
+        with open(path, "ab") as file:
+            file.write(b"e")
+        return real(*args, **rest)
+
+    run.train_epoch = counting
+
+
+def wait_at_epoch(gate: str) -> None:
+    """Hold the first epoch until a file is there."""
+    from foldsmith.training import run
+
+    real = run.train_epoch
+
+    def waiting(*args, **rest):
+        while not Path(gate).exists():
+            time.sleep(0.01)
+        return real(*args, **rest)
+
+    run.train_epoch = waiting
+
+
+def hold_a_batch(number: str, gate: str) -> None:
+    """Say so and wait for a file before the n-th batch that is trained on or predicted."""
+    from foldsmith.inference import predict
+    from foldsmith.training import loop
+
+    left = [int(number)]
+
+    def held(real):
+        def call(*args, **rest):
+            left[0] -= 1
+            if left[0] == 0:
+                print("at the gate", flush=True)
+                while not Path(gate).exists():
+                    time.sleep(0.01)
+                time.sleep(0.05)  # the signal comes in the middle of what follows
+            return real(*args, **rest)
+
+        return call
+
+    loop.backward = held(loop.backward)
+    predict._Batches._forward = held(predict._Batches._forward)
+
+
+def hold_the_end() -> None:
+    """Wait for a signal in the first epoch, and never end cleaning up after it."""
+    from foldsmith.training import run
+
+    def hanging(*args, **rest):
+        print("at the gate", flush=True)
+        try:
+            time.sleep(60)
+        finally:
+            print("cleaning up", flush=True)
+            time.sleep(60)
+
+    run.train_epoch = hanging
+
+
+def kill_once(marker: str) -> None:
+    """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
+    from foldsmith.data import bad_images
+
+    real = bad_images.RowReader.__call__
+
+    def reading(self, row):
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return real(self, row)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    bad_images.RowReader.__call__ = reading
+
+
+def count_epochs_and_die(path: str, seconds: str) -> None:
+    """SIGKILL after a time, by a process that does nothing else."""
+    count_epochs(path)
+    victim = os.getpid()
+    if os.fork() == 0:
+        time.sleep(float(seconds))
+        os.kill(victim, signal.SIGKILL)
+        os._exit(0)
+
+
+def print_through_pipes() -> None:
+    """RLIMIT_FSIZE holds for the files that stdout and stderr are redirected to, too; not for pipes."""
+    pipes, readers = [os.pipe(), os.pipe()], []
+    for number, (end, _) in enumerate(pipes, start=1):
+        if (reader := os.fork()) == 0:
+            for _, start in pipes:
+                os.close(start)
+            while data := os.read(end, 65536):
+                os.write(number, data)
+            os._exit(0)
+        readers.append(reader)
+    for number, (end, start) in enumerate(pipes, start=1):
+        os.dup2(start, number)
+        os.close(start)
+        os.close(end)
+
+    def finish() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, reader in zip((1, 2), readers, strict=True):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os.waitpid(reader, 0)
+
+    atexit.register(finish)
+
+
+def measure_memory(path: str) -> None:
+    """Write the largest resident size of this process and its children, in bytes, when it ends."""
+    import resource
+
+    def write() -> None:
+        sizes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        Path(path).write_text(str(max(sizes) * 1024))
+
+    atexit.register(write)

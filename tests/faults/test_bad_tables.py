@@ -1,0 +1,114 @@
+"""25 awkward tables: read exactly, ids byte for byte, or refused with the row."""
+
+from pathlib import Path
+
+import pytest
+
+from foldsmith.data.tables import read_table
+from foldsmith.errors import UserError
+from tests.conftest import config
+
+LABELS = "attribute_id,attribute_name\n0,zero\n1,one\n2,two\n"
+IDS = [
+    "0001",
+    "1",
+    "1e5",
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "TRUE",
+    "-0",
+    "1.0",
+    "0x1F",
+    "2020-01-01",
+    " a ",
+    "é",
+    "e\u0301",
+]
+
+# name: (train.csv, what stands in the table: ids and labels)
+READ = {
+    "ids that look like numbers": ("id,attribute_ids\n0001,0\n1,1\n1e5,2\n", [("0001", "0"), ("1", "1"), ("1e5", "2")]),
+    "ids that look like nothing": (
+        "id,attribute_ids\nNA,0\nnull,1\nNone,2\n",
+        [("NA", "0"), ("null", "1"), ("None", "2")],
+    ),
+    "every such id": ("id,attribute_ids\n" + "".join(f"{name},0\n" for name in IDS), [(name, "0") for name in IDS]),
+    "a byte order mark": ("\ufeffid,attribute_ids\na,0\n", [("a", "0")]),
+    "CRLF": ("id,attribute_ids\r\na,0 1\r\nb,2\r\n", [("a", "0 1"), ("b", "2")]),
+    "no line end at the end": ("id,attribute_ids\na,0\nb,1", [("a", "0"), ("b", "1")]),
+    "empty lines": ("id,attribute_ids\n\na,0\n\n\nb,1\n\n", [("a", "0"), ("b", "1")]),
+    "quotes": ('"id","attribute_ids"\n"a,b","0"\n"say ""x""","1"\n', [("a,b", "0"), ('say "x"', "1")]),
+    "a line end in quotes": ('id,attribute_ids\n"a\nb",0\n', [("a\nb", "0")]),
+    "semicolons": ("id;attribute_ids\n01;0\n02;1 2\n", [("01", "0"), ("02", "1 2")]),
+    "tabs": ("id\tattribute_ids\n01\t0\n02\t1 2\n", [("01", "0"), ("02", "1 2")]),
+    "another label separator": ("id,attribute_ids\na,0|1\nb,2|0\n", [("a", "0 1"), ("b", "0 2")]),
+    "empty labels": ("id,attribute_ids\na,\nb,1\n", [("a", ""), ("b", "1")]),
+    "labels twice": ("id,attribute_ids\na,1 1 0\n", [("a", "0 1")]),
+    "labels by name": ("id,attribute_ids\na,two zero\n", [("a", "zero two")]),
+}
+# name: (train.csv, data keys, how the message begins)
+REFUSED = {
+    "duplicate ids": ("id,attribute_ids\na,0\nb,1\na,2\n", {}, "train.csv:4: duplicate id 'a', first on line 2"),
+    "an empty id": ("id,attribute_ids\na,0\n,1\n", {}, "train.csv:3: empty id"),
+    "a label out of range": (
+        "id,attribute_ids\na,0\nb,3\n",
+        {},
+        "train.csv:3: label '3' of 'b' is not in the class list",
+    ),
+    "a label that is no number": ("id,attribute_ids\na,0\nb,1.0\n", {}, "train.csv:3: label '1.0' of 'b' is not in"),
+    "a negative label": (
+        "id,attribute_ids\na,-1\nb,0\n",
+        {},
+        "train.csv:2: label '-1' of 'a' is not in the class list",
+    ),
+    "a missing column": ("id,x,y\na,0,1\n", {}, "train.csv:1: data.label_column: which of the columns"),
+    "a named column that is missing": (
+        "id,tags\na,0\n",
+        {"label_column": "tag"},
+        "train.csv:1: data.label_column: no c",
+    ),
+    "a row that is too long": ("id,attribute_ids\na,0\nb,1,2\n", {}, "train.csv:3: 3 fields, but the header has 2"),
+    "an open quote": ('id,attribute_ids\na,0\nb,"1\n', {}, "train.csv:3: is not valid csv: "),
+    "no label for multiclass": ("id,attribute_ids\na,0\nb,\n", {"task": "multiclass"}, "train.csv:3: 'b' has no label"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text(LABELS)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_read_exactly(name):
+    text, expected = READ[name]
+    Path("train.csv").write_bytes(text.encode())
+    table = read_table(config())
+    tokens = table.classes.tokens
+    labels = [" ".join(tokens[index] for index in row.nonzero()[0]) for row in table.targets()]
+    assert list(zip(table.ids, labels, strict=True)) == expected
+    assert [each.encode() for each in table.ids] == [each.encode() for each, _ in expected]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_row(name):
+    text, keys, message = REFUSED[name]
+    Path("train.csv").write_bytes(text.encode())
+    with pytest.raises(UserError) as caught:
+        read_table(config(**keys))
+    assert str(caught.value).startswith(message) and caught.value.code == 2
+
+
+def test_there_are_25():
+    assert len(READ) + len(REFUSED) == 25
+
+
+def test_ids_reach_folds_and_predictions_byte_for_byte(tmp_path):
+    """Written and read again by the program's own csv writer."""
+    from foldsmith.data.sheets import csv_line, read_csv
+
+    names = [*IDS, 'say "x"', "a,b", "a\nb", "=cmd()", "@a"]
+    Path("a.csv").write_bytes("".join(csv_line([name, "0"]) for name in ["id", *names]).encode())
+    assert read_csv(Path("a.csv")).column("id") == names

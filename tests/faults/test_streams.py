@@ -1,0 +1,115 @@
+"""Augmentation streams: the same with any number of workers, never repeated, and transforms that fire independently."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+from torch.utils.data import DataLoader
+
+from foldsmith.config.schema import Augmentations
+from foldsmith.data.augment import Augment
+from foldsmith.data.dataset import AugmentedImages, EpochOrder
+from foldsmith.data.dataset import train_loader as real_train_loader
+from foldsmith.data.images import Geometry
+from tests.conftest import DATA
+
+GEOMETRY = Geometry("squash", "reflect", 32, 32)
+# Continuous parameters: a crop, an affine map, a change of brightness.
+CONTINUOUS = Augmentations.model_validate(
+    {
+        "crop_jitter": 8,
+        "affine": {"shift": 0.1, "scale": [0.8, 1.2], "rotate": 30},
+        "extra": [{"name": "RandomBrightnessContrast", "params": {"p": 1.0}}],
+    }
+)
+ROWS, BATCH, EPOCHS = 24, 8, 3
+LOADERS = [(0, True), (1, True), (2, True), (1, False), (2, False), (0, False)]
+
+
+def train_loader(images, order, workers, persistent):
+    """The program's loader; with workers that end with each epoch where they are not persistent."""
+    loader = real_train_loader(images, order, workers=workers, pin=False)
+    if not workers or persistent:
+        return loader
+    return DataLoader(
+        images,
+        batch_sampler=loader.batch_sampler,
+        sampler=None if loader.batch_sampler is not None else loader.sampler,
+        collate_fn=loader.collate_fn,
+        num_workers=workers,
+        worker_init_fn=loader.worker_init_fn,
+    )
+
+
+def stream(workers: int, persistent: bool, options: Augmentations = CONTINUOUS, seed: int = 0) -> list[bytes]:
+    """Every batch of three epochs as bytes, its rows included."""
+    paths = sorted((DATA / "train").iterdir())[:ROWS]
+    images = AugmentedImages(paths, [path.stem for path in paths], Augment(options, GEOMETRY), seed)
+    order = EpochOrder(ROWS, BATCH, seed)
+    loader = train_loader(images, order, workers, persistent)
+    found = []
+    for order.epoch in range(EPOCHS):
+        for batch in loader:
+            found.append(b"".join(np.asarray(part).tobytes() for part in batch))
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[bytes]:
+    return stream(0, True)
+
+
+@pytest.mark.parametrize(("workers", "persistent"), LOADERS)
+def test_the_number_of_workers_does_not_matter(expected, workers, persistent):
+    assert len(expected) == EPOCHS * ROWS // BATCH
+    assert stream(workers, persistent) == expected
+
+
+def test_another_seed_is_another_stream(expected):
+    assert not set(stream(0, True, seed=1)) & set(expected)
+
+
+def draws(augment: Augment, image: np.ndarray, keys: list[tuple[int, ...]]) -> list[bytes]:
+    found = []
+    for key in keys:
+        result = augment(image, key)
+        pixels = result[0] if isinstance(result, tuple) else result
+        found.append(pixels.tobytes())
+    return found
+
+
+def test_draws_are_distinct_within_and_across_epochs():
+    """The same picture under every key: (seed, epoch, image, how often it was drawn before)."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    augment = Augment(CONTINUOUS, GEOMETRY)
+    keys = [(0, epoch, name, repeat) for epoch in range(8) for name in range(20) for repeat in range(2)]
+    found = draws(augment, image, keys)
+    assert len(set(found)) >= 0.95 * len(keys)
+    of_epochs = [set(found[start : start + 40]) for start in range(0, len(found), 40)]
+    assert all(len(one & other) <= 2 for one, other in itertools.combinations(of_epochs, 2))
+
+
+def test_which_transforms_fire_is_independent():
+    """Three of p 0.5, 2,000 draws: chi-square over the eight joint outcomes, and over neighbours in epoch and image."""
+    # Each leaves a mark of its own on a gray picture: +1, +2 and +4 in the first, second and third channel.
+    shifts = [
+        {
+            "name": "RGBShift",
+            "params": {"p": 0.5, **{f"{one}_shift_limit": [s, s] if one == own else [0, 0] for one in "rgb"}},
+        }
+        for own, s in (("r", 16), ("g", 32), ("b", 64))
+    ]
+    options = Augmentations.model_validate({"extra": shifts})
+    augment = Augment(options, GEOMETRY)
+    gray = np.full((32, 32, 3), 100, np.uint8)
+    keys = [(0, epoch, name, 0) for epoch in range(20) for name in range(100)]
+    outcomes = np.array([np.frombuffer(draw, np.uint8)[:3] > 100 for draw in draws(augment, gray, keys)]).astype(int)
+    joint = outcomes @ [1, 2, 4]
+    counts = np.bincount(joint, minlength=8)
+    assert counts.sum() == 2000
+    assert stats.chisquare(counts).pvalue > 1e-3, counts
+    for number in range(3):
+        for lag in (1, 100):  # the next image, the next epoch
+            pairs = np.bincount(outcomes[:-lag, number] * 2 + outcomes[lag:, number], minlength=4)
+            assert stats.chisquare(pairs).pvalue > 1e-4, (number, lag, pairs)
