@@ -53,17 +53,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--dataset", action="append", metavar="USER/SLUG", help="an input; may be repeated")
     add("--competition", action="append", metavar="SLUG", help="an input; may be repeated")
-    texts = {
-        "user": "NAME",
-        "title": "TITLE",
-        "id": "USER/SLUG",
-        "weights-dataset": "USER/SLUG",
-        "machine-shape": "NAME",
-    }
-    for name, value in texts.items():
+    for setting in ("user NAME", "title TITLE", "id USER/SLUG", "weights-dataset USER/SLUG", "machine-shape NAME"):
+        name, value = setting.split()
         add(f"--{name}", metavar=value, help=f"{name.replace('-', '_')} of the deploy section")
-    for name, what in (("public", "is_private: false"), ("no-gpu", "enable_gpu: false"), ("internet", "enable it")):
-        add(f"--{name}", action="store_true", help=what)
+    add("--public", action="store_true", help="is_private: false")
+    add("--no-gpu", action="store_true", help="enable_gpu: false")
+    add("--internet", action="store_true", help="enable_internet: true")
     return parser
 
 

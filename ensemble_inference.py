@@ -3,11 +3,13 @@
 
 ./ensemble_inference.py best.yml --models runs --output submission.csv
 ./ensemble_inference.py best.yml --deadline 8h40m            what fits into the time; exit code 5 when not all did
+./ensemble_inference.py best.yml --launcher ray --address auto   images in shards on a Ray cluster: the same submission
 ./ensemble_inference.py best.yml --from-predictions kept     another threshold or other weights, without any model
 ./ensemble_inference.py --vote a.csv b.csv c.csv             submissions, or --mean / --geometric predictions, combined
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -16,17 +18,26 @@ from pathlib import Path
 try:
     from foldsmith import __version__
     from foldsmith.errors import run
+    from foldsmith.launch.arguments import add_launcher, check_launcher
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    check_launcher(args)
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded: say so before the libraries that could are imported
     from foldsmith.inference.command import run_command
 
-    run_command(args, parser().error)
+    if args.launcher == "local":
+        run_command(args, parser().error, lambda members: contextlib.nullcontext())
+        return
+    if args.deadline:
+        parser().error("--deadline goes with the local launcher: a cluster promises no speed")
+    from foldsmith.launch.command import sharded_prediction
+
+    run_command(args, parser().error, lambda members: sharded_prediction(args, members))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="where weights are searched, recursively (default: the ensemble's folder, runs, ../input, /kaggle/input)",
+        help="where weights are searched, recursively, beside ../input and /kaggle/input (default: the ensemble's "
+        "folder and runs)",
     )
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the competition's folder (default: the config's)")
     parser.add_argument("--output", type=Path, default=Path("submission.csv"), metavar="FILE")
@@ -56,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
         ("geometric", "predictions: their geometric mean"),
     ):
         parser.add_argument(f"--{way}", nargs="+", type=Path, metavar="FILE", help=f"combine {what}")
+    add_launcher(parser)
     return parser
 
 

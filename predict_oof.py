@@ -3,6 +3,7 @@
 
 ./predict_oof.py --config clipart_lite0.yml                          all folds of runs/clipart_lite0/
 ./predict_oof.py --weights runs/x/x_f0.safetensors runs/x/x_f1.safetensors
+./predict_oof.py --config a.yml b.yml --launcher ray                 every weights file a task of a Ray cluster
 ./predict_oof.py --config clipart_lite0.yml --tta search             which views pay for their time
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 try:
     from foldsmith import __version__
     from foldsmith.errors import UserError, run
+    from foldsmith.launch.arguments import add_launcher
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
@@ -24,28 +26,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
     if args.set and not args.config:
         raise UserError("overrides a config", key="--set", hint="name it with --config")
+    if len(args.config) > 1 and (args.weights or args.tta):
+        parser().error("--weights and --tta go with one config")
 
-    from foldsmith.config import load_config
+    from foldsmith.config import Config, load_config
     from foldsmith.inference.predict import pick_device
+    from foldsmith.launch.command import oof_command
     from foldsmith.models.weights import read_header
     from foldsmith.training.leaves import check_leaves
-    from foldsmith.training.oof import open_oof, predict_oof
+    from foldsmith.training.oof import open_oof
     from foldsmith.training.tta_search import print_views
 
     for path in args.weights:
         read_header(path)
-    config = load_config(args.config, args.set, check_leaves) if args.config else None
+    configs: list[Config | None] = [load_config(config, args.set, check_leaves) for config in args.config] or [
+        None
+    ]  # what the weights say
     device = pick_device(args.device)
     if args.tta == "search":
-        print_views(open_oof(config, args.weights, args.output), device)
+        print_views(open_oof(configs[0], args.weights, args.output), device)
     else:
-        predict_oof(config, args.weights, output=args.output, device=device)
+        oof_command(configs, args, device, globals().get("__file__"))  # a packed kernel has none
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
-    parser.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    parser.add_argument("--config", nargs="+", default=[], help="experiment files; looked for here, then in configs/")
     parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument(
@@ -53,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--tta", choices=["search"], help="write nothing; print what each view adds to the score")
+    add_launcher(parser)
     return parser
 
 

@@ -47,6 +47,14 @@ def small(tmp_path: Path) -> list[str]:
     return shrink(tmp_path)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Caches of decoded images: not among the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder / "foldsmith"
+
+
 @pytest.fixture(autouse=True)
 def in_project() -> None:
     """Tests run in the project's folder, as its users do."""

@@ -31,8 +31,20 @@ EVERYTHING = {
 }
 
 
+def moved(image, moves):
+    """The per-image form of training/device_transforms.py."""
+    image = image[:, ::-1] if moves.hflip else image
+    image = image[::-1] if moves.vflip else image
+    image = np.rot90(image, moves.turns).copy()
+    if moves.bottom:
+        image[moves.top : moves.bottom, moves.left : moves.right] = image.mean(axis=(0, 1)).round()
+    return image
+
+
 def augment(geometry=SQUARE, **options):
-    return Augment(Augmentations.model_validate(options), geometry)
+    """(image, key) -> the image as the network sees it, by way of the per-image form."""
+    one = Augment(Augmentations.model_validate(options), geometry)
+    return lambda image, key: moved(*one(image, key))
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +170,18 @@ def test_global_prob_zero_leaves_the_crop_alone():
 
 def loader_of(workers, options=EVERYTHING, paths=TRAIN, seed=5):
     geometry = Geometry("squash", "reflect", 32, 32)
-    images = AugmentedImages(paths, [path.stem for path in paths], augment(geometry, **options), seed)
+    one = Augment(Augmentations.model_validate(options), geometry)
+    images = AugmentedImages(paths, [path.stem for path in paths], one, seed)
     order = EpochOrder(len(paths), 6, seed)
     return train_loader(images, order, workers=workers, pin=False), order
 
 
 def batches_of(loader, order, epoch):
     order.epoch = epoch
-    return [(images.numpy().tobytes(), tuple(images.shape), rows.tolist()) for images, rows in loader]
+    return [
+        (batch.images.numpy().tobytes() + batch.moves.numpy().tobytes(), tuple(batch.images.shape), batch.rows.tolist())
+        for batch in loader
+    ]
 
 
 def test_batches_do_not_depend_on_the_workers():
@@ -190,9 +206,13 @@ def test_loading_draws_nothing_from_the_global_generator(workers):
 
 def test_an_image_keeps_its_stream_when_rows_go():
     all_rows, fewer = loader_of(0)[0].dataset, loader_of(0, paths=TRAIN[3:])[0].dataset
-    assert torch.equal(all_rows[5, 1, 0][0], fewer[2, 1, 0][0])
-    pictures = [all_rows[draw][0].numpy().tobytes() for draw in [(5, 1, 0), (5, 2, 0), (5, 1, 1)]]
-    assert len({*pictures, loader_of(0, seed=6)[0].dataset[5, 1, 0][0].numpy().tobytes()}) == 4
+    batch, other = all_rows[[(5, 1, 0)]], fewer[[(2, 1, 0)]]
+    assert torch.equal(batch.images, other.images)
+    assert torch.equal(batch.moves, other.moves)
+    batches = [all_rows[[draw]] for draw in [(5, 1, 0), (5, 2, 0), (5, 1, 1)]]
+    batches.append(loader_of(0, seed=6)[0].dataset[[(5, 1, 0)]])
+    assert len({batch.images.numpy().tobytes() for batch in batches}) == 4
+    assert len({batch.moves.numpy().tobytes() for batch in batches}) > 1
 
 
 def test_an_unreadable_image_is_named_through_a_worker(tmp_path):
@@ -207,7 +227,7 @@ def test_an_unreadable_image_is_named_through_a_worker(tmp_path):
 @pytest.mark.parametrize(
     ("options", "made"),
     [
-        ({"rotate90": True}, r"uint8 \(48, 64, 3\)"),
+        ({"extra": [{"name": "Transpose", "params": {"p": 1.0}}]}, r"uint8 \(48, 64, 3\)"),
         ({"extra": [{"name": "Normalize", "params": {}}]}, r"float32 \(64, 48, 3\)"),
     ],
 )

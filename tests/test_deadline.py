@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foldsmith.data.sheets import Sheet, read_csv
 from foldsmith.errors import UserError
 from foldsmith.inference.anytime import MemberJob, MembersRun
 from foldsmith.inference.budget import Budget, Remaining, Stopwatch, parse_duration, plan_views, seconds_since_start
+from foldsmith.inference.submission import Submission
 
 IMAGES, BATCH = 100, 10
 
@@ -15,19 +17,38 @@ IMAGES, BATCH = 100, 10
 class FakeRun:
     """Members whose batches take made-up times on a clock of its own."""
 
-    def __init__(self, costs, views, folds, seconds, guesses=(), loading=0.0):
-        self.now, self.costs, self.loading = 0.0, costs, loading
+    def __init__(self, costs, views, folds, seconds, guesses=(), loading=0.0, decode=0.0, writing=0.0, stored=()):
+        self.now, self.costs, self.loading, self.writing = 0.0, costs, loading, writing
+        self.decode, self.decoded, self.stored = decode, 0, stored  # seconds a batch, batches decoded, (member, fold)
         self.batches: list[float] = []  # seconds of each
         self.written: list[tuple[int, float]] = []  # members, when
-        jobs = [MemberJob(str(number), folds, [f"view{view}" for view in range(views)]) for number in range(len(costs))]
+        names = [f"view{view}" for view in range(views)]
+        jobs = [
+            MemberJob(str(number), folds, names, frozenset(fold for member, fold in stored if member == number))
+            for number in range(len(costs))
+        ]
         budget = Budget(seconds, clock=lambda: self.now)
-        self.run = MembersRun(jobs, self.predict, self.finished, budget, IMAGES, guesses, say=lambda text: None)
+        self.run = MembersRun(
+            jobs,
+            self.predict,
+            self.finished,
+            budget,
+            IMAGES,
+            guesses,
+            say=lambda text: None,
+            decoding=lambda: (decode * self.decoded, decode * (IMAGES // BATCH - self.decoded)),
+        )
         self.used: list[tuple[int, int, float]] = []  # member, fold, mean views of finished folds
 
     def predict(self, member, fold, before_batch):
+        if (member, fold) in self.stored:
+            return np.full((IMAGES, 2), member + fold / 10, dtype=np.float32)
         self.now += self.loading
         views = []
         for done in range(0, IMAGES, BATCH):
+            if self.decoded == done // BATCH:
+                self.now += self.decode
+                self.decoded += 1
             views.append(before_batch(done))
             self.batches.append(self.costs[member] * views[-1])
             self.now += self.batches[-1]
@@ -35,6 +56,7 @@ class FakeRun:
         return np.full((IMAGES, 2), member + fold / 10, dtype=np.float32)
 
     def finished(self, members):
+        self.now += self.writing
         self.written.append((len(members), self.now))
 
 
@@ -75,7 +97,15 @@ def test_a_deadline_before_the_first_fold_leaves_the_prior():
     assert fake.run.run() == [] and fake.run.cut and fake.now <= 25 and fake.written == []
 
 
-@settings(max_examples=50, deadline=None)
+@pytest.fixture(scope="module")
+def submission(tmp_path_factory) -> Submission:
+    path = tmp_path_factory.mktemp("clock") / "s.csv"
+    ids = [f"{number:04d}" for number in range(IMAGES)]
+    sheet = Sheet(path, ["id", "tags"], [[name, ""] for name in ids], range(2, IMAGES + 2))
+    return Submission(path, sheet, "id", None, ["0", "1"], " ")
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     costs=st.lists(st.floats(0.01, 5.0), min_size=1, max_size=7),
     views=st.integers(1, 8),
@@ -83,13 +113,30 @@ def test_a_deadline_before_the_first_fold_leaves_the_prior():
     share=st.floats(0.001, 1.5),
     known=st.booleans(),
     loading=st.floats(0, 2),
+    decode=st.floats(0, 5),
+    writing=st.floats(0, 3),
 )
-def test_no_run_is_late_by_more_than_a_batch(costs, views, folds, share, known, loading):
-    whole = sum(costs) * views * folds * IMAGES / BATCH
-    fake = FakeRun(costs, views, folds, share * whole, costs if known else (), loading)
+def test_no_run_is_late_by_more_than_a_batch(submission, costs, views, folds, share, known, loading, decode, writing):
+    """50 cost profiles. A batch is what is decoded, loaded for and predicted between two looks at the clock."""
+    whole = sum(costs) * views * folds * IMAGES / BATCH + decode * IMAGES / BATCH
+    fake = FakeRun(costs, views, folds, share * whole, costs if known else (), loading, decode, writing)
+    fake.run.budget.reserve = writing  # as after the prior submission
+    submission.write_prior(["0"])
+
+    def written(members):
+        fake.now += writing
+        fake.written.append((len(members), fake.now))
+        values = np.mean(members, axis=0)
+        submission.write(values, values > 0.5, ["0"], [])
+
+    fake.run.finished = written
     members = fake.run.run()
-    assert fake.now <= share * whole + max([0.0, *fake.batches]) + loading + 1e-6
+    sheet = read_csv(submission.path)
+    assert sheet.column("id") == submission.sample.column("id"), "a valid file, whatever the costs"
+    longest = max([0.0, *fake.batches]) + decode + loading
+    assert fake.now <= share * whole + longest + writing + 1e-6
     assert len(members) == len(fake.written)
+    loading += writing
     if not fake.run.cut:
         assert len(fake.used) == len(costs) * folds
     if (
@@ -163,3 +210,24 @@ def test_members_that_run_on_other_devices_are_counted():
     assert [run._planned(member) for member in range(3)] == [2, 2, 1]
     run.folds_left = [0.0, 2.0, 2.0]
     assert [run._planned(member) for member in range(3)][1:] == [2, 2], "what is finished does not count"
+
+
+def test_decoding_is_not_taken_for_the_speed_of_the_models():
+    # 100 s of decoding once, then 2 members x 2 folds x 2 views x 10 batches of 1 s: 180 s
+    fake = FakeRun([1.0, 1.0], views=2, folds=2, seconds=195, guesses=[1.0, 1.0], decode=10.0)
+    assert len(fake.run.run()) == 2 and not fake.run.cut and fake.now == pytest.approx(180)
+
+
+def test_what_a_killed_run_has_done_costs_nothing():
+    stored = [(0, 0), (0, 1), (1, 0)]
+    fake = FakeRun([1.0, 1.0], views=2, folds=2, seconds=22, guesses=[1.0, 1.0], stored=stored)
+    assert len(fake.run.run()) == 2 and not fake.run.cut and fake.now == 20 and fake.used == [(1, 1, 2.0)]
+    late = FakeRun([1.0, 1.0], views=2, folds=2, seconds=0, stored=stored)
+    late.now = 5.0
+    members = late.run.run()
+    assert len(members) == 2 and late.run.cut and late.used == [], "what is stored is used, even too late"
+
+
+def test_nothing_is_loaded_when_the_time_is_over():
+    fake = FakeRun([1.0], views=1, folds=2, seconds=14, loading=3.0)
+    assert len(fake.run.run()) == 1 and fake.now == 13, "the second fold would be loaded until 16"

@@ -1,8 +1,8 @@
 """The ensemble run: valid at every moment, resumed to the byte, each image decoded once, hostile inputs refused."""
 
 import csv
+import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +10,21 @@ import pytest
 import torch
 
 import ensemble_inference
+from foldsmith.data.images import read_image
 from foldsmith.data.sheets import read_csv
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.inference import decoded, ensemble
+from foldsmith.inference import predict as predict_module
 from foldsmith.inference.budget import Budget
-from foldsmith.inference.decoded import Canvas, DecodedImages
+from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.ensemble import Options, run_ensemble
-from foldsmith.inference.parts import Parts
-from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.inference.predict import Fits, NotFinite, pipeline_of, predict
 from foldsmith.models.weights import config_of, load_model, read_header
 from tests.conftest import DATA, competition, infer
 from tests.test_killed_inference import is_valid
 
 CPU = torch.device("cpu")
-
-
-class Killed(BaseException):
-    """Ends a run like a kill: nothing catches it."""
-
-
-def test_parts_of_other_weights_do_not_count(chain, few, whole, tmp_path, monkeypatch):
-    output = tmp_path / "s.csv"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Parts, "remove", lambda self: (_ for _ in ()).throw(Killed()))
-        infer(chain, output, "--data", str(few))
-    monkeypatch.setattr(ensemble, "code_sha256", lambda: "another program")
-    real, run = ensemble.predict, []
-    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
-    infer(chain, output, "--data", str(few))
-    assert len(run) == 4 and output.read_bytes() == whole
 
 
 def test_the_first_thing_written_is_the_prior(chain, few, tmp_path):
@@ -78,37 +63,22 @@ def test_a_deadline_in_the_middle_uses_the_threshold_of_what_is_there(chain, few
     assert found == [{str(index) for index in np.flatnonzero(row)} for row in expected]
 
 
-def test_broken_images_get_the_prior_and_are_named(chain, few, whole, tmp_path, capsys):
+def test_broken_images_get_the_prior_and_are_named(chain, few, whole, tmp_path, capsys, monkeypatch):
     ids = read_csv(few / "sample_submission.csv").column("id")
     data = competition(tmp_path / "data", ids)
     (data / "test" / f"{ids[3]}.jpg").write_bytes(b"<html>not found</html>")
+    monkeypatch.setattr(decoded, "read_image", lambda path: fails(path) if path.stem == ids[5] else read_image(path))
     output = infer(chain, tmp_path / "s.csv", "--data", str(data))
     printed = capsys.readouterr().out
-    assert f"1 of 70 images can't be read and get the most frequent labels: {ids[3]}.jpg (" in printed
+    named = f"  '{ids[3]}.jpg': an HTML page, not an image\n  '{ids[5]}.jpg': MemoryError\n"
+    assert f"2 of 70 images can't be read and get the most frequent labels:\n{named}" in printed
     rows, good = read_csv(output).rows, list(csv.reader(whole.decode().splitlines()))[1:]
-    assert set(rows[3][1].split()) == set(read_ensemble(chain.ensemble).prior)
-    assert rows[:3] + rows[4:] == good[:3] + good[4:]
+    assert set(rows[3][1].split()) == set(rows[5][1].split()) == set(read_ensemble(chain.ensemble).prior)
+    assert rows[:3] + rows[4:5] + rows[6:] == good[:3] + good[4:5] + good[6:]
 
 
-def test_each_image_is_decoded_once(chain, few, whole, tmp_path, monkeypatch):
-    read = []
-    real = decoded.read_image
-    monkeypatch.setattr(decoded, "read_image", lambda path: read.append(path.name) or real(path))
-    output = infer(chain, tmp_path / "s.csv", "--data", str(few))
-    assert len(read) == len(set(read)) == 70 and output.read_bytes() == whole
-
-
-@pytest.mark.parametrize("room", ["file", "nowhere"])
-def test_images_that_do_not_fit_into_memory(chain, few, whole, tmp_path, monkeypatch, room):
-    """They go to a private temporary file or, where there is no room either, each pass decodes them."""
-    monkeypatch.setattr(decoded, "free_memory", lambda: 0)
-    monkeypatch.setattr(decoded.tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    if room == "nowhere":
-        monkeypatch.setattr(decoded.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
-    output = infer(chain, tmp_path / "s.csv", "--data", str(few))
-    assert output.read_bytes() == whole
-    assert list((tmp_path / "tmp").iterdir()) == [], "nothing is left behind"
+def fails(path: Path) -> None:
+    raise MemoryError
 
 
 def test_two_devices_share_the_members(chain, few, whole, tmp_path):
@@ -137,24 +107,14 @@ def test_batches_are_halved_when_memory_runs_out(chain, capsys):
     images = DecodedImages(sorted((DATA / "test").glob("*.jpg"))[:40])
     model = load_model(path, CPU)
     expected = predict(model, images, pipeline, ["identity", "hflip"], "")
-    hungry = HungryModel(model)
-    found = predict(hungry, images, pipeline, ["identity", "hflip"], "")
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert hungry.seen == [32, 16, 8, 4, *[2] * 32, *[2] * 8], "what fits is remembered"
+    hungry, fits = HungryModel(model), Fits(32)
+    for _ in range(2):
+        found = predict(hungry, images, pipeline, ["identity", "hflip"], "", fits=fits)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert hungry.seen == [32, 16, 8, 4, *[2] * 40, *[2] * 40], "what fits is remembered"
     assert capsys.readouterr().out.splitlines() == [
         f"out of memory: {count} images at once are too many, {count // 2} from now on" for count in (32, 16, 8, 4)
     ]
-
-
-def test_a_canvas_is_the_middle_and_its_surroundings():
-    from foldsmith.data.images import Geometry, read_image
-
-    image = read_image(sorted((DATA / "test").glob("*.jpg"))[0])
-    for mode in ("squash", "fit", "short_side", "crop"):
-        geometry = Geometry(mode, "reflect", 48, 40)
-        plain, large = Canvas(geometry, 0).cut(image), Canvas(geometry, 8).cut(image)
-        assert np.array_equal(plain, geometry.center(image)) and large.shape == (56, 48, 3)
-        assert np.array_equal(large[4:-4, 4:-4], plain)
 
 
 def test_classes_in_another_order_are_put_in_place(chain, few, whole, tmp_path):
@@ -254,20 +214,42 @@ def test_a_bare_environment_and_strange_names(chain, few, tmp_path):
     assert after == before
 
 
-def test_images_are_never_kept_in_the_working_folder(tmp_path, monkeypatch):
-    """tempfile falls back to it: it may be a kernel's output."""
-    from foldsmith.data.images import Geometry
+def test_what_a_deadline_left_is_kept(chain, few, tmp_path):
+    kept = tmp_path / "kept"
+    words = ["--data", str(few), "--keep-predictions", str(kept), "--deadline", "1s", "--started-at", "0"]
+    with pytest.raises(UserError, match="the deadline came") as caught:
+        infer(chain, tmp_path / "s.csv", *words)
+    assert caught.value.code == 5 and json.loads((kept / "predictions.json").read_text())["members"] == {}
+    with pytest.raises(UserError, match="holds no predictions of 'a'|holds no predictions of 'b'"):
+        infer(chain, tmp_path / "t.csv", "--from-predictions", str(kept))
 
-    canvas = Canvas(Geometry("squash", "reflect", 32, 32), 0)
-    paths = sorted((DATA / "test").glob("*.jpg"))[:3]
-    monkeypatch.chdir(tmp_path)
-    for folder, kept in ((tmp_path, False), (tmp_path / "other", True)):
-        folder.mkdir(exist_ok=True)
-        monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        with DecodedImages(paths, keep=[canvas], memory_limit=0) as images:
-            assert next(images.batches(canvas, 8)).shape == (3, 32, 32, 3)
-            assert any(folder.glob("foldsmith-images-*")) is kept
-        assert not any(folder.glob("foldsmith-images-*"))
+
+def test_a_network_that_overflows_in_half_precision_runs_again_in_float32(chain, few, whole, tmp_path, monkeypatch):
+    real, precisions = ensemble.predict, []
+
+    def overflowing(network, images, pipeline, *args, **rest):
+        precisions.append(pipeline.amp)
+        if pipeline.amp is not None:
+            raise NotFinite("a: the model's output is not finite", ["x.jpg"])
+        return real(network, images, pipeline, *args, **rest)
+
+    monkeypatch.setattr(ensemble, "predict", overflowing)
+    monkeypatch.setattr(predict_module, "amp_of", lambda config, device: "bf16")
+    assert infer(chain, tmp_path / "s.csv", "--data", str(few)).read_bytes() == whole
+    assert precisions == ["bf16", None] * 4
+
+
+def test_labels_and_tasks_that_do_not_fit_the_weights_are_refused(chain, few, tmp_path):
+    blend = read_ensemble(chain.ensemble)
+    for change, message in (
+        ({"prior": ["zzz"]}, "prior: holds labels that are no classes: zzz"),
+        ({"task": "multiclass", "threshold": None}, "is of task multilabel, the ensemble of multiclass"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_ensemble(
+                blend.model_copy(update=change), Options([chain.runs], tmp_path / "s.csv", [CPU], data_root=few)
+            )
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_the_time_of_writing_is_reserved():

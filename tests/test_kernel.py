@@ -264,7 +264,8 @@ def test_without_weights_it_is_packed_too(chain, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_check_compares_with_the_unpacked_run(chain, tmp_path, capsys):
-    deploy(chain, tmp_path, "--check", "--models", str(chain.runs))
+    words = ["--competition", "drawings-2026"]  # where the data lies then, whatever its folder is called here
+    deploy(chain, tmp_path, "--check", "--models", str(chain.runs), *words)
     said = capsys.readouterr().out
     assert "checked: submission.csv is the unpacked run's, byte for byte; " in said
     assert " s, " in said and " MB of memory at most, a file of " in said
@@ -276,8 +277,11 @@ def test_an_embedded_key_opens_encrypted_weights(chain, tmp_path, monkeypatch, c
     words = ["--user", "me", "--stage-weights", str(tmp_path / "staged"), "--encrypt"]
     deploy(chain, tmp_path / "one", *words)
     sealed = ["--models", str(tmp_path / "staged")]
+    capfd.readouterr()
     script = deploy(chain, tmp_path / "two", *sealed, "--embed-key")
     assert packed(script)["files"] == packed(chain.kernel)["files"]
+    assert "not known" not in capfd.readouterr().out
+    assert script.with_name("README.md").read_text().startswith("Upload a dataset of a_f0.safetensors.enc, a_f1")
     inputs = {"clipart": DATA, "weights": tmp_path / "staged"}
     proof = run_packed(script, inputs, ["--strict-exit"], passphrase=False)
     compare(proof, chain.submission.read_bytes(), script)

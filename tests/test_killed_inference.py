@@ -5,16 +5,23 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from foldsmith.data.sheets import read_csv
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.inference import ensemble
 from foldsmith.inference import predict as predict_module
+from foldsmith.inference.ensemble import Options
+from foldsmith.inference.find import find_weights
 from foldsmith.inference.parts import Parts
 from foldsmith.inference.submission import Submission
 from tests.conftest import Chain, competition, infer
+from tests.test_training import Killed
+
+CPU = torch.device("cpu")
 
 
 def is_valid(path: Path, few: Path) -> bool:
@@ -102,3 +109,57 @@ def test_broken_images_are_remembered(chain, few, tmp_path):
     rows = read_csv(tmp_path / "s.csv").rows
     prior = set(read_ensemble(chain.ensemble).prior)
     assert set(rows[3][1].split()) == set(rows[5][1].split()) == prior
+
+
+def interrupted(chain: Chain, output: Path, data: Path) -> list[str]:
+    """A run whose folds are all stored, and which is over before it ends; returns the names of its parts."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Parts, "remove", lambda self: (_ for _ in ()).throw(Killed()))
+        infer(chain, output, "--data", str(data))
+    return sorted(path.name for path in output.with_name(output.name + ".parts").glob("*.npy"))
+
+
+def test_parts_of_other_images_do_not_count(chain, few, tmp_path):
+    """Not even where names, sizes and times are the same."""
+    ids = read_csv(few / "sample_submission.csv").column("id")[:6]
+    data = competition(tmp_path / "data", ids)
+    one, two = (data / "test" / f"{name}.jpg" for name in ids[:2])
+    size = max(one.stat().st_size, two.stat().st_size)
+    for path in (one, two):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+        os.utime(path, (0, 0))
+    output = tmp_path / "s.csv"
+    before = interrupted(chain, output, data)
+    contents = one.read_bytes(), two.read_bytes()
+    for path, content in zip((two, one), contents, strict=True):
+        path.write_bytes(content)
+        os.utime(path, (0, 0))
+    fresh = infer(chain, tmp_path / "fresh.csv", "--data", str(data)).read_bytes()
+    after = interrupted(chain, output, data)
+    assert len(before) == 4 and len(after) == 8 and output.read_bytes() == fresh
+    for name in after:  # damaged, but of the right shape
+        part = tmp_path / "s.csv.parts" / name
+        np.save(part, np.full_like(np.load(part), np.nan))
+    assert infer(chain, output, "--data", str(data)).read_bytes() == fresh
+
+
+def test_the_order_of_the_classes_is_a_part_of_what_parts_are_made_from(chain, few, tmp_path):
+    blend = read_ensemble(chain.ensemble)
+    options = Options([chain.runs], tmp_path / "s.csv", [CPU], data_root=few)
+    work = ensemble._Work(blend, find_weights(blend, [chain.runs]), options)
+    made = work._made_from(0, 0)
+    work.ensemble = blend.model_copy(update={"classes_sha256": "another order"})
+    assert work._made_from(0, 0) == made | {"classes": "another order"}
+    assert {"weights", "views", "merge", "images", "code", "batch_size", "device", "amp"} < made.keys()
+
+
+def test_parts_of_other_weights_do_not_count(chain, few, whole, tmp_path, monkeypatch):
+    output = tmp_path / "s.csv"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Parts, "remove", lambda self: (_ for _ in ()).throw(Killed()))
+        infer(chain, output, "--data", str(few))
+    monkeypatch.setattr(ensemble, "code_sha256", lambda: "another program")
+    real, run = ensemble.predict, []
+    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
+    infer(chain, output, "--data", str(few))
+    assert len(run) == 4 and output.read_bytes() == whole

@@ -14,7 +14,7 @@ import torch
 
 from foldsmith.ensemble.file import Ensemble, Member
 from foldsmith.errors import UserError
-from foldsmith.inference import machine
+from foldsmith.inference import find, machine
 from foldsmith.inference.find import read_passphrase
 from foldsmith.inference.machine import (
     Wanted,
@@ -95,6 +95,15 @@ def test_the_data_s_structure_is_looked_at_and_not_its_content(inputs, tmp_path)
     assert "6 of 6 images are missing" in refuse(inputs, known)
     (root / "sample_submission.csv").unlink()
     assert "sample_submission.csv" in refuse(inputs, known)
+
+
+def test_the_data_is_found_by_the_name_of_its_folder_or_of_the_competition(inputs):
+    known = config(root="data/imet")
+    assert find.data_below_inputs(known, ["imet-2019-fgvc6"]) is None
+    (inputs / "competitions" / "imet-2019-fgvc6").mkdir(parents=True)
+    assert find.data_below_inputs(known, ["imet-2019-fgvc6"]) == Path("../input/competitions/imet-2019-fgvc6")
+    (inputs / "some" / "imet").mkdir(parents=True)
+    assert find.data_below_inputs(known, ["imet-2019-fgvc6"]) == Path("../input/some/imet")
 
 
 def test_decrypted_weights_never_go_where_the_output_is(inputs, monkeypatch):

@@ -52,8 +52,8 @@ def test_training_sees_pseudo_labels_and_validation_does_not(
     extra = [ids[row] for row in sorted(chosen)]
     ((table, paths),) = seen
     assert table.ids == mine + extra
-    assert paths == [str(DATA / "train" / f"{name}.jpg") for name in mine] + [
-        str(DATA / "test" / f"{name}.jpg") for name in extra
+    assert paths == [DATA / "train" / f"{name}.jpg" for name in mine] + [
+        DATA / "test" / f"{name}.jpg" for name in extra
     ]
     np.testing.assert_array_equal(table.targets()[len(mine) :], probabilities[sorted(chosen)] > 0.5)
 

@@ -36,7 +36,7 @@ def test_shipped_files_are_what_the_command_writes(capsys):
 def test_every_key_has_a_description():
     schema = foldsmith_schema()
     assert missing_descriptions(schema) == []
-    assert describe_key(schema, ("train", "workers")) == "data loading processes"
+    assert describe_key(schema, ("train", "clip_grad_norm")) == "gradients are scaled down to this 2-norm"
     assert describe_key(schema, ("augmentations", "affine", "shift")) == "largest, as a share of the image's side"
     del schema["$defs"]["Swa"]["properties"]["start"]["description"]
     assert missing_descriptions(schema) == ["train.swa.start"]

@@ -7,6 +7,7 @@ Exit codes (documented in docs/design.md, section 6):
 
 import difflib
 import errno
+import io
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ WRITE_ERRNOS = {
     errno.EISDIR,
 }
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 _PATIENCE = 7.0  # seconds in which a program that was told to stop may clean up
 
@@ -72,6 +73,9 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's main() as a process: user errors and signals become messages and exit codes."""
     _handle_signals()
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no accents is no reason to fail
     try:
         main(None)
     except UserError as error:
@@ -87,7 +91,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         sys.exit(EXIT_ENVIRONMENT)
     except (MemoryError, RuntimeError) as error:
         # torch's own classes can't be named here: importing torch takes seconds
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         what = str(error) or "out of memory"
         print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)

@@ -194,6 +194,18 @@ def task_of(loss: type[nn.Module]) -> str:
     return getattr(loss, "task", "multilabel")
 
 
+def divisor(loss: nn.Module, targets: Tensor) -> float:
+    """What the loss's mean over a batch (N, classes) divides by, up to a constant; 0 for a loss that is a sum.
+
+    A mean over several processes' batches needs it: each counts by its divisor.
+    """
+    if getattr(loss, "reduction", "mean") == "sum":
+        return 0.0
+    if isinstance(loss, CrossEntropyLoss) and loss.class_weights is not None:
+        return float((targets @ loss.class_weights).sum())
+    return float(len(targets))
+
+
 def takes_class_weights(loss: type[nn.Module]) -> bool:
     """True when the loss can weight classes."""
     return "class_weights" in inspect.signature(loss).parameters

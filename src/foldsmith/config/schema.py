@@ -62,6 +62,10 @@ class Data(Section):
         "the short side and crops, crop takes native pixels (padded where the image is smaller)",
     )
     pad: Literal["reflect", "edge", "white", "black"] = Field("reflect", description="what lies beyond the image")
+    cache: Literal["auto", "disk", "ram", "off"] = Field(
+        "auto",
+        description="decoded images, kept for later epochs; auto: on disk where they fit, else off",
+    )
 
 
 class Model(Section):

@@ -88,6 +88,12 @@ class Stage(Section):
 
 class Train(Section):
     batch_size: PositiveInt = Field(16, description="images whose gradients are computed together")
+    batch_size_is: Literal["global", "per_process"] = Field(
+        "global", description="where torchrun starts several processes: whether they share a batch, or have one each"
+    )
+    sync_batch_norm: bool = Field(
+        False, description="under torchrun, on GPUs: statistics of the batch of all processes"
+    )
     num_epochs: PositiveFloat = Field(description="passes over the training images; the last may be a part: 2.5")
     seed: int = Field(0, ge=0, description="weights of the head, order of images, augmentation, dropout")
     trainable: Trainable = Field("all", description=TRAINABLE)
@@ -104,10 +110,13 @@ class Train(Section):
     mix_prob: Probability = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is named")
     ema: Ema | None = Field(None, description="score and keep the exponential moving average of the weights")
     clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field("auto", description="data loading processes")
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="data loading processes; auto: by device and cores; 0: none, batches are made between steps"
+    )
     loggers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="where scores go beside metrics.csv, which is always written; each is a package of its own"
     )
     worker_timeout: PositiveFloat = Field(
         300.0, description="seconds after which a data loading process that gives no batch is taken for dead"
     )
+    compile: bool = Field(False, description="torch.compile: minutes at the start, faster steps on CUDA")

@@ -1,13 +1,20 @@
-"""Training augmentation, the only module that touches albumentations.
+"""Training augmentation of one image, the only module that touches albumentations.
 
 What happens to an image depends on its key alone (seed, epoch, image, draw), not on workers or order: all transforms
 share one pair of generators that is re-seeded for every image. (Compose.set_random_seed would give each transform its
 own copy of one stream, so that all transforms of equal p fire together.)
+
+The order is: crop; albumentations (affine, blur, distortion, color, noise, extra); flips and turns; erasing. The first
+two happen here, pixel by pixel on the CPU. The others are only drawn here, from the image's own stream, and done to
+whole batches where the model is (training/device_transforms.py).
 """
 
+import hashlib
+import math
 import random
+import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import albumentations as A
 import numpy as np
@@ -23,54 +30,91 @@ AFFINE = {
 }
 
 
+class Moves(NamedTuple):
+    """What is still to be done to an image: flips, then quarter turns counter-clockwise, then a box to erase."""
+
+    hflip: int = 0
+    vflip: int = 0
+    turns: int = 0
+    top: int = 0
+    bottom: int = 0  # of the box, exclusive; 0: no box
+    left: int = 0
+    right: int = 0
+
+
 class Augment:
-    """Image of any size -> augmented uint8 (height, width, 3)."""
+    """Image of any size -> uint8 (height, width, 3), and the moves that are left for the device."""
 
     def __init__(self, options: Augmentations, geometry: Geometry) -> None:
+        self.options = options
         self.geometry = geometry
-        self.jitter = options.crop_jitter
-        self.rect_crop = options.rect_crop
-        self.erase = options.erase
-        self.global_prob = options.global_prob
         self.numpy_random = np.random.Generator(np.random.PCG64(0))
         self.python_random = random.Random(0)
-        self.transforms = A.Compose(build_transforms(options, geometry.pad), p=1.0)
-        self.transforms.set_random_state(self.numpy_random, self.python_random)
+        transforms = build_transforms(options, geometry.pad)
+        self.transforms = A.Compose(transforms, p=1.0) if transforms else None
+        if self.transforms is not None:
+            self.transforms.set_random_state(self.numpy_random, self.python_random)
 
-    def __call__(self, image: Image, key: Sequence[int]) -> Image:
-        """Augment one image. `key` are the non-negative numbers that all randomness comes from."""
-        self._seed(key)
-        if self.rect_crop is not None:
-            image = rect_crop(image, self.rect_crop, self.geometry, self.numpy_random)
+    def __call__(self, image: Image, key: Sequence[int]) -> tuple[Image, Moves]:
+        """Augment one image. `key` are the non-negative numbers that all randomness comes from.
+
+        The result may be a view of `image`.
+        """
+        python_seed = self._seed(key)
+        options, generator = self.options, self.numpy_random
+        if options.rect_crop is not None:
+            image = rect_crop(image, options.rect_crop, self.geometry, generator)
         else:
-            image = self._crop(self.geometry.canvas(image, self.jitter))
-        if self.global_prob < 1 and self.numpy_random.random() >= self.global_prob:
-            return image
-        image = self._transformed(image)
-        if self.erase is not None and self.numpy_random.random() < self.erase.prob:
-            image = erase(image, self.erase, self.numpy_random)
-        return image
+            image = self._crop(self.geometry.canvas(image, options.crop_jitter))
+        if options.global_prob < 1 and generator.random() >= options.global_prob:
+            return image, Moves()
+        moves = self._draw_moves()
+        if self.transforms is not None:
+            self.python_random.seed(python_seed)
+            image = self._transformed(image.copy())  # some write into it
+        return image, moves
+
+    def _draw_moves(self) -> Moves:
+        options, generator = self.options, self.numpy_random
+        hflip = options.hflip and generator.random() < 0.5
+        vflip = options.vflip and generator.random() < 0.5
+        turns = int(4 * generator.random()) if options.rotate90 else 0  # 0, 90, 180, 270 degrees: a quarter each
+        box = (0, 0, 0, 0)
+        if options.erase is not None and generator.random() < options.erase.prob:
+            box = erase_box(options.erase, self.geometry.height, self.geometry.width, generator)
+        return Moves(int(hflip), int(vflip), turns, *box)
 
     def _transformed(self, image: Image) -> Image:
+        assert self.transforms is not None
         result = self.transforms(image=image)["image"]
         if result.shape != image.shape or result.dtype != image.dtype:
             raise UserError(
                 f"the transforms made {result.dtype} {tuple(result.shape)} of {image.dtype} {image.shape}",
                 key="augmentations",
-                hint="leave out what changes the size or the type; rotate90 needs a square model.input_size",
+                hint="leave out what changes the size or the type",
             )
         return result
 
-    def _seed(self, key: Sequence[int]) -> None:
-        words = np.random.SeedSequence(key).generate_state(4, np.uint64)
-        self.numpy_random.bit_generator.state = np.random.PCG64(int(words[0]) << 64 | int(words[1])).state
-        self.python_random.seed(int(words[2]) << 64 | int(words[3]))
+    def _seed(self, key: Sequence[int]) -> int:
+        """Seed the numpy generator; returns a seed for the other, which few images need.
+
+        A hash, since numpy's SeedSequence takes longer than all else that happens to an image that is only cropped.
+        """
+        digest = hashlib.blake2b(struct.pack(f"<{len(key)}Q", *key), digest_size=48).digest()
+        state, increment = int.from_bytes(digest[:16], "little"), int.from_bytes(digest[16:32], "little") | 1
+        self.numpy_random.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": state, "inc": increment},
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return int.from_bytes(digest[32:], "little")
 
     def _crop(self, canvas: Image) -> Image:
         height, width = self.geometry.height, self.geometry.width
-        top = int(self.numpy_random.integers(0, canvas.shape[0] - height + 1))
-        left = int(self.numpy_random.integers(0, canvas.shape[1] - width + 1))
-        return np.ascontiguousarray(canvas[top : top + height, left : left + width])
+        top = int((canvas.shape[0] - height + 1) * self.numpy_random.random())
+        left = int((canvas.shape[1] - width + 1) * self.numpy_random.random())
+        return canvas[top : top + height, left : left + width]
 
 
 def build_transforms(options: Augmentations, pad: str) -> list[Any]:
@@ -78,12 +122,6 @@ def build_transforms(options: Augmentations, pad: str) -> list[Any]:
     mode, value = BORDERS[pad]
     border = {"border_mode": mode, "fill": value}
     transforms: list[Any] = []
-    if options.hflip:
-        transforms.append(A.HorizontalFlip(p=0.5))
-    if options.vflip:
-        transforms.append(A.VerticalFlip(p=0.5))
-    if options.rotate90:
-        transforms.append(A.RandomRotate90(p=0.75))  # 0, 90, 180, 270 degrees: a quarter each
     if options.affine:
         affine = AFFINE[options.affine] if isinstance(options.affine, str) else options.affine
         transforms.append(
@@ -128,19 +166,18 @@ def rect_crop(image: Image, options: RectCrop, geometry: Geometry, generator: np
     return np.ascontiguousarray(squeeze.canvas(image[top : top + cut[0], left : left + cut[1]]))
 
 
-def erase(image: Image, options: Erase, generator: np.random.Generator) -> Image:
-    """Fill a random rectangle with the image's mean colour; unchanged when ten draws fit no rectangle."""
-    height, width = image.shape[:2]
+def erase_box(options: Erase, height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right (ends exclusive) of a random rectangle; zeros when ten draws fit none."""
+    low, high = (math.log(ratio) for ratio in options.ratio)
     for _ in range(10):
-        area = generator.uniform(options.area[0], options.area[1]) * height * width
-        ratio = np.exp(generator.uniform(np.log(options.ratio[0]), np.log(options.ratio[1])))
-        down, right = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        area = (options.area[0] + (options.area[1] - options.area[0]) * generator.random()) * height * width
+        ratio = math.exp(low + (high - low) * generator.random())
+        down, right = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < down < height and 0 < right < width:
-            top, left = generator.integers(0, height - down + 1), generator.integers(0, width - right + 1)
-            image = image.copy()
-            image[top : top + down, left : left + right] = image.mean(axis=(0, 1)).round()
-            return image
-    return image
+            top = int((height - down + 1) * generator.random())
+            left = int((width - right + 1) * generator.random())
+            return top, top + down, left, left + right
+    return 0, 0, 0, 0
 
 
 def transform_class(name: str) -> type | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from foldsmith.config import Config
 from foldsmith.data.sheets import csv_line, read_csv
+from foldsmith.data.stratify import stratified_folds
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_lines, write_text
@@ -67,23 +68,14 @@ def make_folds(config: Config, table: Table) -> NDArray[np.int64]:
         raise UserError(f"{len(table)} images are too few for {num_folds} folds", key="data.num_folds")
     if table.groups is not None:
         return _split_groups(config, table, table.groups)
+    if config.data.task == "multilabel":
+        return stratified_folds(table, num_folds, config.data.folds_seed)
+    from sklearn.model_selection import StratifiedKFold
+
+    splitter = StratifiedKFold(num_folds, shuffle=True, random_state=config.data.folds_seed)
     with warnings.catch_warnings():
-        # iterstrat divides by zero for classes that no image has; scikit-learn warns of classes with fewer images than
-        # folds: they are usual, and the report of `foldsmith folds` names them.
-        warnings.simplefilter("ignore")
-        if config.data.task == "multiclass":
-            from sklearn.model_selection import StratifiedKFold
-
-            splitter = StratifiedKFold(num_folds, shuffle=True, random_state=config.data.folds_seed)
-            labels = _classes_to_spread(table, num_folds)
-        else:
-            from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-
-            splitter = MultilabelStratifiedKFold(num_folds, shuffle=True, random_state=config.data.folds_seed)
-            labels = table.targets().astype(np.int8)
-            if labels.shape[1] == 1:
-                labels = np.hstack([labels, 1 - labels])  # it wants two columns at least
-        return _fold_of(splitter.split(np.zeros(len(table)), labels), len(table))
+        warnings.simplefilter("ignore")  # of classes with fewer images than folds: `foldsmith folds` reports them
+        return _fold_of(splitter.split(np.zeros(len(table)), _classes_to_spread(table, num_folds)), len(table))
 
 
 def _classes_to_spread(table: Table, num_folds: int) -> NDArray[np.int64]:

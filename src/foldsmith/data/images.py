@@ -190,8 +190,11 @@ class Geometry:
 
         The margin is what a training crop may move by: it shows more of the picture where there is more, else padding.
         """
-        scaled = _resize(image, *self._scaled_size(*image.shape[:2]))
-        return _pad(scaled, self.height + margin, self.width + margin, self.pad)
+        return _pad(self.scale(image), self.height + margin, self.width + margin, self.pad)
+
+    def scale(self, image: Image) -> Image:
+        """The first step of `canvas`, which leaves its result as it is: scaling, without padding."""
+        return _resize(image, *self._scaled_size(*image.shape[:2]))
 
     def center(self, image: Image) -> Image:
         """What validation and inference see: the middle height x width of the canvas."""

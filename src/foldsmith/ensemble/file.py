@@ -28,8 +28,8 @@ Merge = Literal["mean", "logits", "max", "geometric"]
 class Member(Section):
     """One model: all its folds, averaged."""
 
-    name: str
-    weight: float = Field(gt=0)
+    name: str = Field(description="names the file of its kept predictions")
+    weight: float = Field(gt=0, le=1e6)
     views: Annotated[list[str], Field(min_length=1)] = Field(description="the views of its OOF predictions")
     merge: Merge = Field("mean", description="how the views' probabilities become one")
     oof: list[str] = Field(description="names of its OOF files, a fold each")
@@ -44,7 +44,15 @@ class Member(Section):
     def _same_length(self) -> "Member":
         if self.sha256 and len(self.sha256) != len(self.weights):
             raise ValueError(f"{len(self.weights)} weights need as many sha256, got {len(self.sha256)}")
+        strange = [name for name in (self.name, *self.weights) if not is_file_name(name)]
+        if strange:
+            raise ValueError(f"{strange[0]!r} is not a file name without folders")
         return self
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 Threshold = Annotated[float, Field(ge=-1, le=1)]
@@ -70,9 +78,11 @@ class Ensemble(Section):
     min_labels: int = Field(0, ge=0, description="of an image")
     max_labels: int | None = Field(None, ge=1, description="of an image")
     classes_sha256: str
-    prior: list[str] = Field(description="the labels to predict where nothing is known of an image")
+    prior: Annotated[list[str], Field(min_length=1)] = Field(
+        description="the labels to predict where nothing is known of an image"
+    )
     members: Annotated[list[Member], Field(min_length=1)] = Field(description="in the order in which they are summed")
-    prefix_thresholds: list[float] = Field(description="the best threshold of the first 1, 2, ... members")
+    prefix_thresholds: list[Threshold] = Field(description="the best threshold of the first 1, 2, ... members")
     deploy: Deploy | None = Field(None, exclude=True, description="of its kernel (docs/deploy.md)")
 
     @model_validator(mode="after")

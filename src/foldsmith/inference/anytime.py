@@ -26,6 +26,7 @@ class MemberJob:
     name: str
     folds: int
     views: list[str]
+    stored: frozenset[int] = frozenset()  # folds that cost nothing: a killed run has predicted them
 
 
 class MembersRun:
@@ -38,6 +39,8 @@ class MembersRun:
         finished: told the probabilities of the members so far whenever a member is finished.
         guesses: relative costs of the members that are known from elsewhere.
         lanes: members that are predicted at the same time, each on a device of its own.
+        decoding: seconds that were waited for the first decoding of images, and that are still to be waited: the next
+            pass over them has no such wait.
     """
 
     def __init__(
@@ -50,26 +53,27 @@ class MembersRun:
         guesses: Sequence[float | None] = (),
         lanes: int = 1,
         say: Callable[[str], None] = print,
+        decoding: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
     ) -> None:
         self.jobs, self.predict_fold, self.finished = list(jobs), predict_fold, finished
-        self.budget, self.lanes, self.say = budget, lanes, say
-        self.watch = Stopwatch(images, guesses or [None] * len(jobs))
-        self.folds_left: list[float] = [job.folds for job in jobs]  # 2.5: half of one is done
+        self.budget, self.lanes, self.say = budget, max(1, min(lanes, len(jobs))), say
+        self.watch, self.decoding = Stopwatch(images, guesses or [None] * len(jobs)), decoding
+        self.folds_left: list[float] = [job.folds - len(job.stored) for job in jobs]  # 2.5: half of one is done
+        self.lead = 0.0  # seconds from the beginning of a fold to its first batch: the weights are loaded
         self.cut = False  # something was left out
         self.stopped = False  # no lane begins another batch
 
     def run(self) -> list[Probabilities]:
-        """Probabilities of the members that were finished; the last may stand on some of its folds alone."""
+        """Probabilities of the members that were finished; a member may stand on some of its folds alone."""
         done: list[Probabilities] = []
         for member, (total, folds) in enumerate(self._results()):
-            if total is not None:
-                done.append(total / np.float32(folds))
-                started = self.budget.clock()
-                self.finished(done)
-                self.budget.reserve = self.budget.clock() - started  # the next one takes as long
-            if folds < self.jobs[member].folds:
-                self._leave_out(member if total is None else member + 1)
+            if total is None:
+                self._leave_out(member)
                 break
+            done.append(total / np.float32(folds))
+            started = self.budget.clock()
+            self.finished(done)
+            self.budget.reserve = self.budget.clock() - started  # the next one takes as long
         return done
 
     def _results(self) -> Iterator[tuple[Probabilities | None, int]]:
@@ -91,54 +95,66 @@ class MembersRun:
             return None, 0
         for fold in range(job.folds):
             try:
+                if fold not in job.stored and self.budget.left <= self.lead:
+                    raise DeadlineReached
                 predicted = self.predict_fold(member, fold, self._guard(member, fold))
             except DeadlineReached:
-                self.say(f"the deadline ends {job.name} after {fold} of {job.folds} folds")
+                if not self.stopped:
+                    self.say(f"the deadline ends {job.name} after {fold} of {job.folds} folds")
                 self.cut = True
                 self.folds_left[member] = 0
                 return total, fold
-            self.folds_left[member] = job.folds - fold - 1
+            self.folds_left[member] = self._after(member, fold)
             total = predicted if total is None else total + predicted
         return total, job.folds
 
+    def _after(self, member: int, fold: int) -> int:
+        """How many folds behind this one are to be predicted."""
+        return len(set(range(fold + 1, self.jobs[member].folds)) - self.jobs[member].stored)
+
     def _guard(self, member: int, fold: int) -> BeforeBatch:
         """Says before every batch how many views it may have, from the time left and the speed so far."""
-        job = self.jobs[member]
-        batches: list[tuple[float, int, int]] = []  # when each began, images before it, its views
+        job, began_fold = self.jobs[member], self.budget.clock()
+        batches: list[tuple[float, float, int, int]] = []  # when each began, waits so far, images before it, its views
 
         def before_batch(images: int) -> int:
-            now = self.budget.clock()
+            now, waited = self.budget.clock(), self.decoding()[0]
+            if not batches:
+                self.lead = now - began_fold
             longest = now - batches[-1][0] if batches else 0.0
             if self.stopped or self.budget.left < longest or self.budget.left <= 0:
                 raise DeadlineReached
             if len(batches) > 1:  # the first batch warms up
-                (began, before, _), views = batches[1], [views for _, _, views in batches[1:]]
-                done = images - before
-                self.watch.note(member, done, sum(views) / len(views), now - began)
-            self.folds_left[member] = job.folds - fold - images / self.watch.images
+                (began, before_wait, before, _), views = batches[1], [views for *_, views in batches[1:]]
+                spent = max(0.0, now - began - (waited - before_wait))
+                self.watch.note(member, images - before, sum(views) / len(views), spent)
+            self.folds_left[member] = self._after(member, fold) + 1 - images / self.watch.images
             views_now = max(1, self._planned(member))
             if views_now < len(job.views) and not self.cut:
                 self.say(f"short of time: {job.name} goes on with {views_now} of {len(job.views)} views")
             self.cut = self.cut or views_now < len(job.views)
-            batches.append((now, images, views_now))
+            batches.append((now, waited, images, views_now))
             return views_now
 
         return before_batch
 
     def _planned(self, member: int) -> int:
         """Views that a member can afford beside all others that are not finished; 0: none."""
-        unfinished = [number for number, folds in enumerate(self.folds_left) if folds > 0 or number == member]
+        job = self.jobs[member]
+        if not self.folds_left[member]:
+            return len(job.views)
+        unfinished = [number for number, folds in enumerate(self.folds_left) if folds > 0]
         rest = [
             Remaining(self.folds_left[number], len(self.jobs[number].views), self.watch.seconds(number))
             for number in unfinished
         ]
         own = rest[unfinished.index(member)]
-        one_view = own.folds * own.seconds * RESERVE
-        begins = own.folds == self.jobs[member].folds
-        if member > 0 and begins and one_view > self.budget.left and self.watch.knows(member):
+        one_view, left = own.folds * own.seconds * RESERVE, self.budget.left - self.decoding()[1]
+        begins = own.folds == job.folds
+        if member > 0 and begins and one_view > left and self.watch.knows(member):
             return 0  # not even one view: what has been found is better than half a member
-        views = max(1, plan_views(self.budget.left * self.lanes, rest)[unfinished.index(member)])
-        while views > 1 and views * one_view > self.budget.left:
+        views = max(1, plan_views(left * min(self.lanes, len(rest)), rest)[unfinished.index(member)])
+        while views > 1 and views * one_view > left:
             views -= 1  # a member runs on one lane
         return views
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from foldsmith.data.sheets import Sheet, csv_line, read_csv
+from foldsmith.data.sheets import Sheet, read_csv
 from foldsmith.data.tables import find_separator
 from foldsmith.ensemble.file import Ensemble, blend
 from foldsmith.errors import UserError
-from foldsmith.files import write_text
 from foldsmith.inference.predictions import load_predictions, read_form
+from foldsmith.inference.submission import write_probabilities, write_submission
 from foldsmith.metrics import Probabilities, decide
 
 
@@ -22,6 +22,7 @@ def submit_predictions(ensemble: Ensemble, folder: Path, output: Path, threshold
         folder: of --keep-predictions.
         threshold: instead of the ensemble's.
     """
+    read_form(folder).check_made_by(ensemble, folder)
     files = [folder / f"{member.name}.npy" for member in ensemble.members]
     probabilities = blend(_load(files), [member.weight for member in ensemble.members])
     _submit(probabilities, folder, output, ensemble, threshold)
@@ -35,7 +36,7 @@ def combine(way: str, files: Sequence[Path], output: Path, ensemble: Ensemble | 
         ensemble, threshold: what decides the labels of a mean of .npy files; the threshold goes before.
     """
     if way == "vote":
-        vote(files, output)
+        vote(files, output, single=ensemble.task == "multiclass" if ensemble else None)
         return
     kinds = {path.suffix for path in files}
     if kinds == {".npy"}:
@@ -46,48 +47,62 @@ def combine(way: str, files: Sequence[Path], output: Path, ensemble: Ensemble | 
         raise UserError(f"{', '.join(map(str, files))}: all are .npy or all are .csv", key=f"--{way}")
 
 
-def vote(files: Sequence[Path], output: Path) -> None:
+def vote(files: Sequence[Path], output: Path, single: bool | None = None) -> None:
     """The labels that more than half of the submissions have; where all have one label an image, the most frequent.
 
     Of equally frequent ones that of the file that is named first wins.
+
+    Args:
+        single: whether a value is one label, spaces and all; None: unless some value holds several words.
     """
-    sheets = _same_rows(files)
-    if any(len(sheet.columns) != 2 for sheet in sheets):
+    sheets, id_column = _same_rows(files)
+    (column, *others) = [name for name in sheets[0].columns if name != id_column]
+    if others:
         raise UserError("a vote needs submissions of two columns, id and labels", key="--vote")
-    separator = find_separator([row[1] for sheet in sheets for row in sheet.rows])
-    single = all(row[1] and separator not in row[1].strip() for sheet in sheets for row in sheet.rows)
-    lines = [sheets[0].columns]
-    for rows in zip(*(sheet.rows for sheet in sheets), strict=True):
-        labels = [row[1].split(separator) if row[1] else [] for row in rows]
+    values = [sheet.column(column) for sheet in sheets]
+    separator = find_separator([value for of_file in values for value in of_file])
+    if single is None:
+        single = all(value and separator not in value.strip() for of_file in values for value in of_file)
+    voted = []
+    for of_image in zip(*values, strict=True):
+        labels = [[value] if single else _split(value, separator) for value in of_image]
         counts = Counter(label for each in labels for label in dict.fromkeys(each))
         if single:
-            chosen = [counts.most_common(1)[0][0]]
+            voted.append(counts.most_common(1)[0][0])
         else:
-            chosen = [label for label, count in counts.items() if 2 * count > len(files)]
-        lines.append([rows[0][0], separator.join(chosen)])
-    write_text(output, "".join(csv_line(line) for line in lines))
+            voted.append(separator.join(label for label, count in counts.items() if 2 * count > len(files)))
+    write_submission(output, sheets[0], id_column, voted)
     print(f"written: {output} (a vote of {len(files)} submissions)")
+
+
+def _split(value: str, separator: str) -> list[str]:
+    return [label for label in (part.strip() for part in value.split(separator)) if label]
 
 
 def _load(files: Sequence[Path]) -> list[Probabilities]:
     """Predictions that lie in one form: beside each file there is the same predictions.json."""
-    forms = {path.parent: read_form(path.parent, Path()).submission for path in files}
+    forms = {path.parent: read_form(path.parent) for path in files}
     first, *others = forms.values()
     for folder, form in zip(list(forms)[1:], others, strict=True):
-        if form.tokens != first.tokens or form.sample.rows != first.sample.rows:
+        if form.classes != first.classes or form.ids != first.ids:
             raise UserError(f"has other images or classes than {files[0].parent}", file=folder)
-    return [load_predictions(path, (len(first.sample.rows), len(first.tokens))) for path in files]
+    return [load_predictions(path, (len(first.ids), len(first.classes))) for path in files]
 
 
 def _submit(
     probabilities: Probabilities, folder: Path, output: Path, ensemble: Ensemble | None, threshold: float | None
 ) -> None:
-    if ensemble is None and threshold is None:
+    form = read_form(folder)
+    if form.task == "multiclass" and threshold is not None:
+        raise UserError("one label an image needs no threshold", key="--threshold", hint="leave it out")
+    if ensemble is None and threshold is None and form.task == "multilabel":
         raise UserError("the threshold is missing", key="--threshold", hint="name it, or the ensemble file")
     chosen = threshold if threshold is not None or ensemble is None else ensemble.threshold
+    if isinstance(chosen, list) and len(chosen) != len(form.classes):
+        raise UserError(f"{len(chosen)} thresholds do not fit {len(form.classes)} classes", key="threshold")
     limits = (ensemble.min_labels, ensemble.max_labels) if ensemble else (0, None)
-    form = read_form(folder, output)
-    what = form.submission.write(probabilities, decide(probabilities, chosen, *limits), form.prior, form.bad)
+    submission = form.submission(folder, output)
+    what = submission.write(probabilities, decide(probabilities, chosen, *limits), form.prior, form.bad)
     print(f"written: {output} ({len(probabilities)} images, {what})")
 
 
@@ -99,28 +114,35 @@ def _average(members: Sequence[Probabilities], way: str) -> Probabilities:
 
 
 def _average_csv(files: Sequence[Path], way: str, output: Path) -> None:
-    sheets = _same_rows(files)
-    try:
-        members = [np.array([row[1:] for row in sheet.rows], dtype=np.float32) for sheet in sheets]
-    except ValueError as error:
-        raise UserError(
-            f"holds something else than probabilities: {error}", file=files[0], hint="--vote combines labels"
-        ) from None
-    for sheet, member in zip(sheets, members, strict=True):
+    sheets, id_column = _same_rows(files)
+    columns = [name for name in sheets[0].columns if name != id_column]
+    members = []
+    for sheet in sheets:
+        try:
+            member = np.array([sheet.column(column) for column in columns], dtype=np.float32).T
+        except ValueError as error:
+            message = f"holds something else than probabilities: {error}"
+            raise UserError(message, file=sheet.path, hint="--vote combines labels") from None
         if not ((member >= 0) & (member <= 1)).all():  # False for NaN too
             raise UserError("holds values that are no probabilities", file=sheet.path, hint="--vote combines labels")
-    texts = _average(members, way).astype(str)
-    lines = [[row[0], *values] for row, values in zip(sheets[0].rows, texts, strict=True)]
-    write_text(output, "".join(csv_line(line) for line in [sheets[0].columns, *lines]))
+        members.append(member)
+    write_probabilities(output, sheets[0], id_column, columns, _average(members, way))
     print(f"written: {output} (the {way} of {len(files)} files)")
 
 
-def _same_rows(files: Sequence[Path]) -> list[Sheet]:
-    """Submissions of the same columns and ids, in the same order."""
+def _same_rows(files: Sequence[Path]) -> tuple[list[Sheet], str]:
+    """Submissions of the same columns and ids, in the same order, and the name of the column of ids.
+
+    It is the first column that has no value twice and is the same in all files.
+    """
     sheets = [read_csv(path) for path in files]
+    first = sheets[0]
     for sheet in sheets[1:]:
-        if sheet.columns != sheets[0].columns:
-            raise UserError(f"has the columns {sheet.columns}, {files[0]} has {sheets[0].columns}", file=sheet.path)
-        if [row[0] for row in sheet.rows] != [row[0] for row in sheets[0].rows]:
-            raise UserError(f"has other ids than {files[0]}, or another order", file=sheet.path)
-    return sheets
+        if sheet.columns != first.columns:
+            raise UserError(f"has the columns {sheet.columns}, {files[0]} has {first.columns}", file=sheet.path)
+    unique = [name for name in first.columns if len(set(first.column(name))) == len(first.rows)] or first.columns[:1]
+    for name in unique:
+        if all(sheet.column(name) == first.column(name) for sheet in sheets):
+            return sheets, name
+    strange = next(sheet for sheet in sheets if sheet.column(unique[0]) != first.column(unique[0]))
+    raise UserError(f"has other ids than {files[0]}, or another order", file=strange.path)

@@ -3,9 +3,14 @@
 run_ensemble    checks all that can be wrong, then: the prior, and a better submission after every member
 """
 
+import dataclasses
+import itertools
+import os
 import queue
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +30,15 @@ from foldsmith.inference.budget import Budget
 from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.find import find_weights, hashes_of, locate_data
 from foldsmith.inference.parts import Parts
-from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.inference.predict import Fits, NotFinite, amp_of, pipeline_of, predict
 from foldsmith.inference.predictions import FORM, save_predictions
 from foldsmith.inference.submission import Submission, check_writable
 from foldsmith.inference.views import expand_views, margin_of
 from foldsmith.metrics import Probabilities, decide
 from foldsmith.models.weights import config_of, load_model, read_header, reload_model
+
+# A weights file's probabilities of images, and the rows that can't be read: (weights, config, images, views, merge).
+Elsewhere = Callable[[Path, Config, Sequence[Path], list[str], str], tuple[Probabilities, dict[int, str]]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Options:
     data_root: Path | None = None  # the competition's folder; None: the config's, or below the usual input folders
     budget: Budget | None = None
     keep_predictions: Path | None = None  # a folder for each member's probabilities
+    elsewhere: Elsewhere | None = None  # predicts instead of the devices, without a deadline, all members at once
     weights: dict[str, Path] | None = None  # by name, where they have been found and proved already
 
 
@@ -61,7 +70,7 @@ def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None
     budget = options.budget or Budget(None)
     check_writable(options.output)
     if options.keep_predictions is not None:
-        check_writable(options.keep_predictions / FORM)
+        check_writable(options.keep_predictions / FORM, key="--keep-predictions")
     unnamed = [member.name for member in ensemble.members if not member.weights]
     if unnamed:
         raise UserError(
@@ -71,18 +80,30 @@ def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None
         )
     weights = options.weights or find_weights(ensemble, options.model_roots)
     work = _Work(ensemble, weights, options)
-    if not (work.goes_on() and work.submission.stands()):
+    goes_on = work.parts.folder.is_dir() and any(job.stored for job in work.jobs())
+    if not (goes_on and work.submission.stands()):
         started = budget.clock()
         work.submission.write_prior(ensemble.prior)
         budget.reserve = budget.clock() - started  # the first member's submission takes as long
     stands()
-    jobs = [MemberJob(member.name, len(member.weights), expand_views(member.views)) for member in ensemble.members]
+    jobs = work.jobs()
     speeds = [member.images_per_second for member in ensemble.members]
     costs = [1 / (speed * len(job.views)) if speed else None for speed, job in zip(speeds, jobs, strict=True)]
-    run = MembersRun(jobs, work.predict_fold, work.improve, budget, len(work.ids), costs, lanes=len(options.devices))
+    run = MembersRun(
+        jobs,
+        work.predict_fold,
+        work.improve,
+        budget,
+        len(work.ids),
+        costs,
+        lanes=len(options.devices) if options.elsewhere is None else len(jobs),
+        decoding=work.images.decoding,
+    )
     with work.images:
         predictions = run.run()
     work.say_bad_images()
+    if options.keep_predictions is not None:
+        work.keep(options.keep_predictions, predictions)
     if run.cut:
         raise UserError(
             f"the deadline came: the submission stands on {len(predictions)} of {len(jobs)} members, "
@@ -91,9 +112,6 @@ def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None
             hint=f"the file is valid; run again without --deadline to go on from {work.parts.folder}",
             code=EXIT_DEADLINE,
         )
-    if options.keep_predictions is not None:
-        names, bad = [job.name for job in jobs], sorted(work.images.bad)
-        save_predictions(options.keep_predictions, work.submission, names, predictions, ensemble.prior, bad)
     work.parts.remove()
 
 
@@ -104,20 +122,23 @@ class _Lane:
         self.device = device
         self.shape: Any = None
         self.network: nn.Module = nn.Identity()
+        self.fits: Fits | None = None
 
-    def load(self, shape: Any, weights: Path) -> None:
+    def load(self, shape: Any, weights: Path, batch_size: int) -> None:
         """Put weights into the network; build another one where `shape`, all but the weights, differs."""
         if self.shape == shape:
             reload_model(self.network, weights)
-        else:
-            self.shape, self.network = shape, load_model(weights, self.device)
+            return
+        self.shape, self.network, self.fits = None, nn.Identity(), Fits(batch_size)  # the old one makes room first
+        self.network = load_model(weights, self.device)
+        self.shape = shape
 
 
 class _Work:
     """All that the members share, checked: weights, classes, the test images, where the submission goes."""
 
     def __init__(self, ensemble: Ensemble, weights: dict[str, Path], options: Options) -> None:
-        self.ensemble, self.weights = ensemble, weights
+        self.ensemble, self.weights, self.elsewhere = ensemble, weights, options.elsewhere
         self.headers = {name: read_header(path) for name, path in weights.items()}
         self.sha256 = {name: known or sha256_file(weights[name]) for name, known in hashes_of(ensemble).items()}
         self.classes = _classes(ensemble, self.headers)
@@ -125,6 +146,13 @@ class _Work:
             raise UserError(
                 f"{len(ensemble.threshold)} thresholds do not fit {len(self.classes)} classes", key="threshold"
             )
+        for name, path in weights.items():
+            if self._config(name).data.task != ensemble.task:
+                message = f"is of task {self._config(name).data.task}, the ensemble of {ensemble.task}"
+                raise UserError(message, file=path, code=EXIT_UNTRUSTED)
+        unknown = [label for label in ensemble.prior if label not in self.classes]
+        if unknown:
+            raise UserError(f"holds labels that are no classes: {', '.join(unknown[:5])}", key="prior")
         self.order = {name: _order(header, self.classes, weights[name]) for name, header in self.headers.items()}
         first = ensemble.members[0].weights[0]
         config = locate_data(config_of(self.headers[first], weights[first]), options.data_root)
@@ -135,11 +163,11 @@ class _Work:
             options.output, sample, id_column, columns, self.classes, config.data.label_separator or " "
         )
         paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension, missing_ok=True)
-        self.images = DecodedImages(paths, keep=self._canvases(), skip_bad=True)
-        self.images_sha256 = sha256_lines(f"{path.name} {_size(path)}" for path in paths)
+        kept = self._canvases() if self.elsewhere is None else []
+        self.images = DecodedImages(paths, keep=kept, skip_bad=True)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
-        self.images.bad |= self.parts.load_bad(self.images_sha256)
+        self.device = options.devices[0]
         self.lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for device in options.devices:
             self.lanes.put(_Lane(device))
@@ -161,36 +189,66 @@ class _Work:
         known = self.parts.load(made_from)
         if known is not None:
             return known
-        lane = self.lanes.get()
-        try:
-            lane.load((config.model, self.headers[name]["classes"]), self.weights[name])
+        if self.elsewhere is None:
             title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
-            pipeline = pipeline_of(config, lane.device)
-            predicted = predict(
-                lane.network, self.images, pipeline, views, title, merge=job.merge, before_batch=counting
-            )
-        finally:
-            self.lanes.put(lane)
+            predicted = self._predict_here(name, config, views, job.merge, title, counting)
+        else:
+            counting(0)
+            predicted, bad = self.elsewhere(self.weights[name], config, self.images.paths, views, job.merge)
+            self.images.bad |= bad
         predicted = np.ascontiguousarray(predicted[:, self.order[name]])
         if fewest == len(views):
             self._save(made_from, predicted)
         return predicted
 
-    def goes_on(self) -> bool:
-        """Whether a killed run of the same work left something."""
-        jobs = enumerate(self.ensemble.members)
-        return any(self.parts.has(self._made_from(n, fold)) for n, job in jobs for fold in range(len(job.weights)))
+    def _predict_here(
+        self, name: str, config: Config, views: list[str], merge: str, title: str, before_batch: BeforeBatch
+    ) -> Probabilities:
+        lane = self.lanes.get()
+        try:
+            pipeline = pipeline_of(config, lane.device)
+            lane.load((config.model, self.headers[name]["classes"]), self.weights[name], pipeline.batch_size)
+            options: dict[str, Any] = {"merge": merge, "before_batch": before_batch, "fits": lane.fits}
+            try:
+                return predict(lane.network, self.images, pipeline, views, title, **options)
+            except NotFinite as error:
+                if pipeline.amp is None:
+                    raise
+                print(f"{error.message}; again in float32")
+                exact = dataclasses.replace(pipeline, amp=None)
+                return predict(lane.network, self.images, exact, views, title, **options)
+        finally:
+            self.lanes.put(lane)
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """Hash of the ids and of what their files hold; read once, after there is something to submit."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return sha256_lines(itertools.chain(self.ids, pool.map(_sha256, self.images.paths)))
+
+    def jobs(self) -> list[MemberJob]:
+        """The members' work, and what a killed run has done of it."""
+        self.images.bad |= self.parts.load_bad(self.images_sha256)
+        jobs = []
+        for number, member in enumerate(self.ensemble.members):
+            folds = range(len(member.weights))
+            stored = frozenset(fold for fold in folds if self.parts.has(self._made_from(number, fold)))
+            jobs.append(MemberJob(member.name, len(folds), expand_views(member.views), stored))
+        return jobs
 
     def _made_from(self, member: int, fold: int) -> dict[str, Any]:
         """All that a fold's predictions follow from."""
         job = self.ensemble.members[member]
         return {
             "weights": self.sha256[job.weights[fold]],
+            "classes": self.ensemble.classes_sha256,
             "views": expand_views(job.views),
             "merge": job.merge,
             "images": self.images_sha256,
             "code": self.code_sha256,
             "batch_size": self._config(job.weights[fold]).test.batch_size,
+            "device": self.device.type,
+            "amp": amp_of(self._config(job.weights[fold]), self.device),
         }
 
     def _save(self, made_from: dict[str, Any], predicted: Probabilities) -> None:
@@ -212,11 +270,19 @@ class _Work:
         members_done = f"{count} of {len(ensemble.members)} members"
         print(f"written: {self.submission.path} ({members_done}, {len(self.ids)} images, {what})")
 
+    def keep(self, folder: Path, predictions: list[Probabilities]) -> None:
+        """Save the probabilities of the members that were finished."""
+        members = self.ensemble.members[: len(predictions)]
+        bad = sorted(self.images.bad)
+        save_predictions(folder, self.submission, self.ensemble, predictions, bad)
+        print(f"kept: the predictions of {len(members)} of {len(self.ensemble.members)} members, in {folder}")
+
     def say_bad_images(self) -> None:
         bad = self.images.bad
         if bad:
-            first = "; ".join(f"{self.images.paths[row].name} ({bad[row]})" for row in sorted(bad)[:5])
-            print(f"{len(bad)} of {len(self.ids)} images can't be read and get the most frequent labels: {first}")
+            print(f"{len(bad)} of {len(self.ids)} images can't be read and get the most frequent labels:")
+            for row in sorted(bad):
+                print(f"  {self.images.paths[row].name!r}: {bad[row]}")
 
     def _config(self, name: str) -> Config:
         return config_of(self.headers[name], self.weights[name])
@@ -225,14 +291,18 @@ class _Work:
         """What the members need of each image."""
         canvases = []
         for member in self.ensemble.members:
-            geometry = geometry_of(self._config(member.weights[0]))
-            views = expand_views(member.views)
-            canvases.append(Canvas(geometry, margin_of(views, geometry.height, geometry.width)))
+            for name in member.weights:
+                geometry = geometry_of(self._config(name))
+                margin = margin_of(expand_views(member.views), geometry.height, geometry.width)
+                canvases.append(Canvas(geometry, margin))
         return canvases
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except (OSError, ValueError) as error:  # it is not there, or its name is none
+        return type(error).__name__
 
 
 def _classes(ensemble: Ensemble, headers: dict[str, dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ from foldsmith.config import Config
 from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_file
+from foldsmith.inference.decoded import private_folder
 
 PASSPHRASE = "FOLDSMITH_PASSPHRASE"
 SUFFIX = ".enc"  # of files that `foldsmith encrypt` wrote
@@ -95,7 +96,7 @@ def _decrypted(path: Path, name: str) -> Path:
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
     passphrase = read_passphrase(path)
-    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-"))
+    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-", dir=private_folder()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     decrypt_file(path, folder / name, passphrase)
     return folder / name
@@ -128,7 +129,7 @@ def _files_below(roots: Sequence[Path]) -> Iterator[Path]:
                 continue
             seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            yield from (Path(folder, name) for name in sorted(files))
+            yield from (path for name in sorted(files) if (path := Path(folder, name)).is_file())
 
 
 def locate_data(config: Config, root: Path | None) -> Config:
@@ -142,7 +143,7 @@ def locate_data(config: Config, root: Path | None) -> Config:
         return config
     places = [Path(config.data.root)]
     if root is None:
-        places += _input_folders(config)
+        places += _input_folders(Path(config.data.root).name)
         root = next((place for place in places if place.is_dir()), None)
     if root is None or not root.is_dir():
         looked = ", ".join(str(place) for place in places) if root is None else str(root)
@@ -159,14 +160,14 @@ def locate_data(config: Config, root: Path | None) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def data_below_inputs(config: Config) -> Path | None:
-    """The folder below ../input or /kaggle/input that has the name of data.root."""
-    return next((place for place in _input_folders(config) if place.is_dir()), None)
+def data_below_inputs(config: Config, competitions: Sequence[str]) -> Path | None:
+    """The folder below ../input or /kaggle/input that has the name of data.root, or of one of the competitions."""
+    names = [Path(config.data.root).name, *competitions]
+    return next((place for name in names for place in _input_folders(name) if place.is_dir()), None)
 
 
-def _input_folders(config: Config) -> Iterator[Path]:
+def _input_folders(name: str) -> Iterator[Path]:
     """Kaggle mounts some sources a few folders deeper, such as /kaggle/input/competitions/<slug>."""
-    name = Path(config.data.root).name
     for base in INPUT_ROOTS:
         yield base / name
         for pattern in (f"*/{name}", f"*/*/{name}"):

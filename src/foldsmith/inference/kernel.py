@@ -84,7 +84,7 @@ def _infer(
     )
     roots, data_root = args.models or INPUT_ROOTS, args.data
     if data_root is None and wanted.config is not None:
-        data_root = data_below_inputs(wanted.config)
+        data_root = data_below_inputs(wanted.config, options["competitions"])
     inputs = inputs_or_error(wanted, roots, data_root, OUTPUT)
     weights = proved_weights(hashes, inputs.weights)
     print(f"{len(weights)} weights files are the ensemble's")

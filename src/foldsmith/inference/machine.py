@@ -20,6 +20,7 @@ from foldsmith.config import Config
 from foldsmith.data.tables import read_sample
 from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import UserError
+from foldsmith.inference.decoded import private_folder
 from foldsmith.inference.find import SUFFIX, locate_data, look_for, missing_weights, read_passphrase
 
 if TYPE_CHECKING:  # torch takes seconds, and what is missing is to be said before
@@ -66,7 +67,7 @@ def inputs_or_error(wanted: Wanted, roots: Sequence[Path], data_root: Path | Non
     ]
     sealed = [path for paths in found.values() for path in paths if path.name.endswith(SUFFIX)]
     if sealed:
-        problems += _passphrase_problems(sealed[0], output)
+        problems += _passphrase_problems(sealed[0])
     images = None
     if wanted.config is not None:
         try:
@@ -82,16 +83,15 @@ def inputs_or_error(wanted: Wanted, roots: Sequence[Path], data_root: Path | Non
     return Inputs(found, images)
 
 
-def _passphrase_problems(sealed: Path, output: Path) -> list[str]:
+def _passphrase_problems(sealed: Path) -> list[str]:
     try:
         read_passphrase(sealed)
     except UserError as error:
         return [str(error).replace("\n ", ";")]
-    private, public = Path(tempfile.gettempdir()).resolve(), output.resolve().parent
-    if private.is_relative_to(public):
-        return [
-            f"decrypted weights would go into {private}, which is a part of the output: set TMPDIR to another folder"
-        ]
+    try:
+        private_folder()
+    except UserError as error:
+        return [f"decrypted weights have no place: {error}".replace("\n ", ";")]
     return []
 
 

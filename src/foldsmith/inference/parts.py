@@ -51,7 +51,8 @@ class Parts:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError):
             return None
-        return array if array.shape == self.shape and array.dtype == np.float32 else None
+        fits = array.shape == self.shape and array.dtype == np.float32
+        return array if fits and bool(np.isfinite(array).all()) else None
 
     def save(self, made_from: Mapping[str, Any], probabilities: Probabilities) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

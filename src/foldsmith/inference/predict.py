@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from foldsmith.config import Config
 from foldsmith.data.images import Geometry, geometry_of
-from foldsmith.errors import UserError
+from foldsmith.errors import OUT_OF_MEMORY, UserError
 from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import Canvas, DecodedImages
 from foldsmith.inference.views import make_view, margin_of
@@ -49,8 +49,15 @@ def pipeline_of(config: Config, device: torch.device) -> Pipeline:
 
 
 def amp_of(config: Config, device: torch.device) -> str | None:
-    """The mixed precision to use: train.amp when it is named, else fp16 on CUDA and none on CPU."""
-    amp = config.train.amp or ("fp16" if device.type == "cuda" else "off")
+    """The mixed precision to use: train.amp when it is named, else fp16 on CUDA and none on CPU.
+
+    fp16 is for CUDA alone; a GPU that only emulates bf16 gets fp16 instead.
+    """
+    if device.type != "cuda":
+        return "bf16" if config.train.amp == "bf16" else None
+    amp = config.train.amp or "fp16"
+    if amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp16"
     return None if amp == "off" else amp
 
 
@@ -101,6 +108,7 @@ def predict(
     merge: str = "mean",
     canvas: Canvas | None = None,
     before_batch: Callable[[int], int] | None = None,
+    fits: "Fits | None" = None,
     bar: bool = True,
 ) -> Probabilities:
     """Probabilities of every image, merged over views.
@@ -113,19 +121,22 @@ def predict(
         canvas: what to cut the views from; None: what these views need.
         before_batch: called with the number of images that are done, before each batch: how many of the views it gets;
             may raise to end the run.
+        fits: what is known of how many images go through at once; it is kept for the next call.
         bar: show one where the output is a terminal.
 
     Returns:
         float32 (images, classes), rows in the order of the images' paths.
 
     Raises:
-        UserError: when an image can't be read, or the model gives NaN.
+        UserError: when an image can't be read.
+        NotFinite: the model gives NaN.
     """
     model.eval()
     parts: list[NDArray[np.float32]] = []
+    running: list[Tensor] = []  # results of the batch before, which a GPU may still be computing
     geometry = pipeline.geometry
     canvas = canvas or Canvas(geometry, margin_of(views, geometry.height, geometry.width))
-    done, batches = 0, _Batches(model, pipeline, merge)
+    done, batches = 0, _Batches(model, pipeline, merge, fits or Fits(pipeline.batch_size))
     with (
         torch.inference_mode(),
         tqdm(total=len(images), desc=description, unit="img", disable=None if bar else True, leave=False) as shown,
@@ -133,60 +144,75 @@ def predict(
         for batch in images.batches(canvas, pipeline.batch_size):
             fail("predict.batch")
             count = len(views) if before_batch is None else before_batch(done)
-            parts += batches.predict(batch, views[:count])
+            following = batches.predict(batch, views[:count])
+            parts += [result.cpu().numpy() for result in running]
+            running = following
             done += len(batch)
             shown.update(len(batch))
+        parts += [result.cpu().numpy() for result in running]
     probabilities = np.concatenate(parts)
-    if not np.isfinite(probabilities).all():
-        raise UserError(
-            f"{description}: the model's output is not finite", hint="a smaller learning rate, or train.amp: off"
-        )
+    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(bad):
+        raise NotFinite(f"{description}: the model's output is not finite", [images.paths[row].name for row in bad])
     return probabilities
+
+
+class NotFinite(UserError):
+    """A model gave NaN or infinity for some images."""
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        super().__init__(f"{message} for {listed}", hint="train with a smaller learning rate, or train.amp: off")
+
+
+@dataclass
+class Fits:
+    """How many images go through a network at once on a device, as far as is known."""
+
+    images: int
 
 
 class _Batches:
     """Predicts batches, in smaller parts once the memory did not hold a whole one."""
 
-    def __init__(self, model: nn.Module, pipeline: Pipeline, merge: str) -> None:
-        self.model, self.pipeline, self.merge = model, pipeline, merge
-        self.fits = pipeline.batch_size  # images that go through at once
+    def __init__(self, model: nn.Module, pipeline: Pipeline, merge: str, fits: Fits) -> None:
+        self.model, self.pipeline, self.merge, self.fits = model, pipeline, merge, fits
 
-    def predict(self, batch: NDArray[np.uint8], views: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Probabilities of a batch, in parts of its images."""
-        results: list[NDArray[np.float32]] = []
+    def predict(self, batch: NDArray[np.uint8], views: Sequence[str]) -> list[Tensor]:
+        """Probabilities of a batch, in parts of its images, on the device."""
+        results: list[Tensor] = []
         start = 0
         while start < len(batch):
-            part = batch[start : start + self.fits]
+            part = batch[start : start + self.fits.images]
             try:
                 results.append(self._forward(part, views))
                 start += len(part)
                 continue
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if not is_out_of_memory(error) or len(part) == 1:
                     raise
             # Outside of the handler, which holds what the failed part had allocated.
             if self.pipeline.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.fits = -(-len(part) // 2)
-            tqdm.write(f"out of memory: {len(part)} images at once are too many, {self.fits} from now on")
+            self.fits.images = -(-len(part) // 2)
+            tqdm.write(f"out of memory: {len(part)} images at once are too many, {self.fits.images} from now on")
         return results
 
-    def _forward(self, batch: NDArray[np.uint8], views: Sequence[str]) -> NDArray[np.float32]:
-        device, geometry = self.pipeline.device, self.pipeline.geometry
+    def _forward(self, batch: NDArray[np.uint8], views: Sequence[str]) -> Tensor:
         fail("predict.forward")
+        device, geometry = self.pipeline.device, self.pipeline.geometry
         images = torch.from_numpy(batch)
         images = images.pin_memory() if device.type == "cuda" else images
         x = to_input(images, self.pipeline.mean, self.pipeline.std, device)
-        logits = []
-        for view in views:
-            with autocast(device, self.pipeline.amp):
-                logits.append(self.model(make_view(view, x, geometry.height, geometry.width)).float())
-        return MERGES[self.merge](logits, self.pipeline.task).cpu().numpy()
+        with autocast(device, self.pipeline.amp):  # around all views: it casts the weights once
+            logits = [self.model(make_view(view, x, geometry.height, geometry.width)) for view in views]
+        return MERGES[self.merge]([of_view.float() for of_view in logits], self.pipeline.task)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for what torch raises on CUDA and on CPU when memory runs out."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """True for what torch and its libraries raise on CUDA and on CPU when memory runs out."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _mean(logits: list[Tensor], task: str) -> Tensor:

@@ -101,13 +101,13 @@ def _write(path: Path, sample: Sheet, id_column: str, columns: Sequence[str], ro
         _check(temporary, sample, id_column)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, key: str = "--output") -> None:
     """Find out now, not after hours, that a file can't be written."""
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError("can't be written: it is a folder, or lies in one that is read-only", file=path, key="--output")
+        raise UserError("can't be written: it is a folder, or lies in one that is read-only", file=path, key=key)
 
 
 def _check(path: Path, sample: Sheet, id_column: str) -> None:

@@ -22,11 +22,14 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # No signal comes before both processes know what to do with it.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     child = os.fork()
     if child == 0:
         os.close(reader)
         os.setpgid(0, 0)  # the parent passes signals on, so that each comes once
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nobody is left to wait for it
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         work(lambda: _tell(writer))
         return
     os.close(writer)
@@ -40,6 +43,7 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.set_blocking(reader, False)  # a process that the child has left behind may hold the other end
     try:

@@ -96,6 +96,7 @@ def _gather(args: argparse.Namespace, words: Sequence[str]) -> tuple[Contents, D
         contents = script_contents(script, words)
         deploy = settings(args.deploy, contents.deploy, flags)
         check_network(deploy, None if contents.options.get("needs_weights") else contents.config)
+    contents.options["competitions"] = deploy.competition_sources
     if args.embed_key:
         contents.options["passphrase"] = _embedded(deploy)
     return contents, deploy
@@ -147,7 +148,7 @@ def _dataset_of(args: argparse.Namespace, contents: Contents, deploy: Deploy) ->
 def _say_unseen(contents: Contents) -> None:
     if contents.not_here:
         print(f"not here, so neither their sizes nor their configs are known: {', '.join(contents.not_here)}")
-    if contents.sealed:
+    if contents.sealed and contents.config is None:
         print(f"encrypted, so their configs are not known: {', '.join(sorted(contents.sealed))}")
 
 
@@ -157,7 +158,7 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     if contents.not_here:
         raise UserError(f"weights that are not here can't be run: {', '.join(contents.not_here)}", key="--check")
     inputs = {f"weights/{path.name}": path for path in [*contents.weights.values(), *contents.sealed.values()]}
-    inputs |= data_inputs(contents, args.data)
+    inputs |= _data_input(contents, args.data)
     is_inference = Path(args.script).name == INFERENCE
     words_there = ["--strict-exit"] if is_inference else []
     proof = run_packed(script, inputs, words_there, network=deploy.enable_internet, passphrase=not args.embed_key)
@@ -170,11 +171,11 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     print(f"checked: {what}; {proof}")
 
 
-def data_inputs(contents: Contents, root: Path | None) -> dict[str, Path]:
-    """The competition's folder, under the name by which the packed file looks for it."""
+def _data_input(contents: Contents, root: Path | None) -> dict[str, Path]:
+    """The competition's folder, under the name that it has on Kaggle."""
     if contents.config is None:
         return {}
-    name = Path(contents.config.data.root).name
+    name = [*contents.options["competitions"], Path(contents.config.data.root).name][0]
     return {name: Path(locate_data(contents.config, root).data.root)}
 
 

@@ -104,7 +104,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
         config=next(iter(configs.values()), None),
         weights=weights,
         sealed=sealed,
-        not_here=[name for name in places if name not in weights and name not in sealed],
+        not_here=sorted(name for name in places if name not in weights and name not in sealed),
     )
 
 
@@ -160,8 +160,10 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
     from foldsmith.training.leaves import check_leaves
 
     given = args.get("weights") or []
+    if len(args["config"]) > 1:
+        raise UserError("a kernel runs one experiment", key="--config")
     if args["config"]:
-        config = load_config(args["config"], args["set"], check_leaves)
+        config = load_config(args["config"][0], args["set"], check_leaves)
     elif given:
         config = config_of(read_header(given[0]), given[0])
     else:

@@ -95,7 +95,7 @@ def manifest_json(contents: Contents, script: str) -> dict[str, Any]:
         "files": {path: {"bytes": size, "sha256": sha256} for path, (size, sha256) in manifest(contents.files).items()},
         "configs": [path for path in sorted(contents.files) if path.endswith(".yml")],
         "weights": {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in options["weights"].items()},
-        "weights_not_seen": contents.not_here,
+        "weights_not_seen": sorted({*contents.not_here, *contents.sealed} - options["weights"].keys()),
         "arguments": options.get("arguments", []),
         "deadline": options.get("deadline"),
         "strict_exit": options.get("strict_exit"),
@@ -105,7 +105,8 @@ def manifest_json(contents: Contents, script: str) -> dict[str, Any]:
 def readme(folder: Path, metadata: Mapping[str, Any], contents: Contents) -> str:
     """Three lines: what to upload, what to type, what comes out."""
     inputs = ", ".join([*metadata["competition_sources"], *metadata["dataset_sources"]]) or "none named yet"
-    names = sorted({*contents.options["weights"], *contents.not_here})
+    open_names = {*contents.options["weights"], *contents.not_here} - contents.sealed.keys()
+    names = sorted(open_names | {path.name for path in contents.sealed.values()})
     weights = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     upload = f"Upload a dataset of {weights} (--stage-weights DIR gathers it)." if names else "Upload no weights."
     code_file = metadata["code_file"]

@@ -23,7 +23,7 @@ _TEMPLATE = '''#!/usr/bin/env python3
 """{name} in one file. Writes {writes} into the working folder.
 
 Packed by foldsmith {version}. No network is needed. Weights are found anywhere below ../input and /kaggle/input, the
-data by its folder's name there.
+data there by the name of its folder or of the competition.
 """
 
 {loader}

@@ -172,6 +172,17 @@ def train_mode(model: nn.Module) -> None:
             module.training = False  # not eval(): below it may be layers that train
 
 
+def slow_batch_norm(model: nn.Module, batches: int) -> None:
+    """Let the running statistics of batch norm move in `batches` updates as far as in one: momentum 1 - (1 - m)^(1/k).
+
+    Where gradients of several batches are averaged into one step, statistics would follow several times as fast
+    otherwise, and each batch would push those of the others out.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
+            module.momentum = 1 - (1 - module.momentum) ** (1 / batches)
+
+
 def is_frozen(module: nn.Module) -> bool:
     """True for a layer with parameters of its own of which none trains."""
     own = list(module.parameters(recurse=False))

@@ -25,6 +25,7 @@ from foldsmith.models.archs import is_arch, resolve_arch
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # what torch.save wrote goes by these
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # they may stand for each other
 HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
 # What torch.load raises at files that are no weights, cut or changed.
 DAMAGED = (
@@ -194,7 +195,7 @@ def _copy_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, o
     problems = []
     for name, tensor in tensors.items():
         if name in own and tensor.shape == own[name].shape and tensor.layout == torch.strided and not tensor.is_meta:
-            if tensor.dtype.is_floating_point != own[name].dtype.is_floating_point:
+            if tensor.dtype != own[name].dtype and not {tensor.dtype, own[name].dtype} <= FLOATS:
                 problems.append(f"{name} is {tensor.dtype}, the model's {own[name].dtype}")
             elif tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor.float()).all()):
                 problems.append(f"{name} holds values that are not finite")

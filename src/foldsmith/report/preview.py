@@ -1,18 +1,20 @@
 """A picture of what the network will see: images as training draws them, and as validation and inference cut them."""
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from foldsmith.config import Config
 from foldsmith.data.augment import Augment
+from foldsmith.data.dataset import AugmentedImages
 from foldsmith.data.images import Image, ImageError, find_images, geometry_of, read_image
 from foldsmith.data.pseudo import read_train_table, train_images
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
 from foldsmith.files import atomic_path
+from foldsmith.training.device_transforms import move_images
 
 INCHES = 1.5  # of a picture on the page
 NAMES = 4  # labels that are written out
@@ -42,9 +44,12 @@ def draw_row(config: Config, path: Path, name: str, draws: int) -> list[Image]:
     except ImageError as error:
         raise UserError(f"is not a readable image: {error}", file=path) from None
     geometry = geometry_of(config)
-    augment = Augment(config.augmentations, geometry)
-    key = zlib.crc32(name.encode("utf-8"))  # as data/dataset.py
-    return [geometry.center(image), *(augment(image, (config.train.seed, epoch, key, 0)) for epoch in range(draws))]
+    drawn = AugmentedImages([path], [name], Augment(config.augmentations, geometry), config.train.seed)
+    batch = drawn[[(0, epoch, 0) for epoch in range(draws)]]
+    if isinstance(batch, UserError):
+        raise batch
+    moved = move_images(batch.images, batch.moves, torch.device("cpu")).numpy()
+    return [geometry.center(image), *moved]
 
 
 def label_words(table: Table, row: int) -> str:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --root: also write the label table with a column that keeps near-duplicates in one fold, and use it",
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
+    parser.add_argument("--cache", action="store_true", help="decode the images into the cache of data.cache, too")
     parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
 
 
@@ -91,3 +92,7 @@ def _check(args: argparse.Namespace) -> None:
             hint="mend or remove them; data.on_bad_image: skip trains without bad images",
         )
     print(f"{config.data.root}: {len(paths)} images and their tables are good")
+    if args.cache:
+        from foldsmith.training.run import fill_cache
+
+        fill_cache(config)

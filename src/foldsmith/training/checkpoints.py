@@ -47,6 +47,7 @@ class Training:
     swa: AveragedModel | None
     masks: dict[str, Tensor]  # of sparse weights, by parameter name; empty: dense
     progress: Progress
+    parallel: nn.Module | None = None  # the model within DistributedDataParallel, where several processes train
     pieces: int = 1  # parts in which a batch goes through the network: more where memory ran out
 
     @property

@@ -28,6 +28,7 @@ FREE_KEYS = {
     "data.label_separator",
     "data.image_extension",
     "data.folds",
+    "data.cache",
 }
 
 

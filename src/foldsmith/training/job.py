@@ -1,8 +1,8 @@
 """One fold of one experiment: all that its training reads, and what proves that artefacts belong to it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ from tqdm import tqdm
 
 from foldsmith.config import Config
 from foldsmith.data.folds import Folds
+from foldsmith.data.images import Image
 from foldsmith.data.pseudo import TrainTable
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.files import append_text, code_sha256, sha256_json, sha256_lines
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.records import stages_seen
-from foldsmith.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Images:
 
     table: list[Path]
     train: list[Path]
+
+    @property
+    def groups(self) -> list[list[Path]]:
+        """Those of the table, and those that are only trained on; the first are shared by more experiments."""
+        of_table = set(self.table)
+        return [self.table, [path for path in self.train if path not in of_table]]
 
     @property
     def sha256(self) -> str:
@@ -49,19 +56,19 @@ class FoldJob:
     run: RunFolder
     fold: int
     device: torch.device
+    read: Callable[[Path], Image]  # what reads an image, from a cache where there is one
+    profile: bool = False  # the first epoch that is trained
+    workers: int = 0  # data loading processes
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a half-finished fold to go on, and for a finished one to be kept."""
         return self.hashes | {"folds_sha256": self.folds.sha256}
 
-    @cached_property
-    def watch(self) -> Watch:
-        """The bar and the loggers of this fold."""
-        return Watch(self.config, self.fold, self.run.fold(self.fold))
-
     def say(self, text: str) -> None:
-        """A line for the terminal and for train.log."""
+        """A line for the terminal and for train.log; of several processes the first one says it."""
+        if not distributed.is_main():
+            return
         tqdm.write(f"{self.config.name} fold {self.fold}: {text}")
         append_text(self.run.fold(self.fold) / "train.log", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
 

@@ -71,7 +71,7 @@ def _find_inputs(config: Config, options: Mapping[str, Any]) -> tuple[Config, li
     """The config with its data where it is, and the weights that it needs; all that is missing in one error."""
     problems = []
     try:
-        config = locate_data(config, data_below_inputs(config))
+        config = locate_data(config, data_below_inputs(config, options["competitions"]))
     except UserError as error:
         problems.append(f"{error.message} ({error.hint})")
     found = look_for(options["weights"], INPUT_ROOTS)

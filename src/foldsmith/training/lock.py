@@ -22,6 +22,10 @@ from foldsmith.training.folder import RunFolder
 STALE_SECONDS = 600.0  # untouched for so long, a temporary file is nobody's
 
 
+class InUseError(UserError):
+    """Another program holds the folder."""
+
+
 @contextlib.contextmanager
 def locked_run(run: RunFolder, fold: int | None) -> Iterator[None]:
     """Hold a run's folder, all of it or, while others train other folds, one fold.
@@ -66,7 +70,7 @@ def _acquire(path: Path, what: Path, shared: bool) -> BinaryIO:
         except (BlockingIOError, PermissionError):
             holder = _words(file.read(1 << 16), _pid_of_holder(file, shared))
             file.close()
-            raise UserError(
+            raise InUseError(
                 f"is in use: {holder} trains there",
                 file=what,
                 hint="wait for it, or stop it; --output names another folder; other folds: --fold",

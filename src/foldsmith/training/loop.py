@@ -1,22 +1,27 @@
 """One epoch of training."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from foldsmith.config.training import Warmup
+from foldsmith.data.dataset import Batch
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.failpoints import fail
 from foldsmith.inference.predict import Pipeline, autocast, to_input
+from foldsmith.losses import divisor
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training
+from foldsmith.training.device_transforms import move_images
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
 from foldsmith.training.watch import Watch
@@ -41,24 +46,41 @@ class EpochPlan:
     seed: int
 
 
-def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: Table, watch: Watch) -> float:
-    """Train for one pass over the loader; returns the mean loss over its batches with a finite one.
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch of training was."""
+
+    loss: float  # mean over the batches with a finite one
+    images: int
+    seconds: float
+    waiting: float  # seconds of these in which there was no batch yet
+
+
+def train_epoch(
+    training: Training,
+    plan: EpochPlan,
+    loader: DataLoader,
+    table: Table,
+    watch: Watch,
+    after_batch: Callable[[], None] | None = None,
+) -> Epoch:
+    """Train for one pass over the loader.
 
     Gradients of `accum_batches` batches are averaged into one step; a smaller last group is averaged over its own size.
     """
     _thaw(training, plan)
     losses: list[float] = []
     bad_ids: list[str] = []  # of the images of the last batches, while their loss is not finite
-    bad_steps = 0
-    with watch.epoch(loader, training.progress.epoch) as batches:
+    bad_steps = images = 0
+    timed, started = _Timed(loader), time.perf_counter()
+    with watch.epoch(timed, len(loader), training.progress.epoch) as batches:
         for batch, item in enumerate(batches):
-            if isinstance(item, UserError):
-                raise item
             fail("epoch.batch")
-            images, rows = item
+            rows = item.rows.numpy()
+            images += len(rows)
             group_start = batch - batch % plan.accum_batches
             group = min(plan.accum_batches, len(loader) - group_start)
-            loss = backward(training, plan, batch, images, table.targets(rows), group)
+            loss = backward(training, plan, batch, item, table.targets(rows), group)
             losses.append(loss)
             bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
             bad_ids = [*bad_ids, *(table.ids[row] for row in rows)] if bad_steps else []
@@ -69,10 +91,29 @@ def train_epoch(training: Training, plan: EpochPlan, loader: DataLoader, table: 
                 if plan.warmup is not None and training.progress.step == plan.warmup.steps:
                     _thaw(training, plan)
             watch.show_loss(loss)
+            if after_batch is not None:
+                after_batch()
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise _not_finite(training, losses[-1], bad_ids)
-    return float(np.mean(finite))
+    return Epoch(float(np.mean(finite)), images, time.perf_counter() - started, timed.waiting)
+
+
+class _Timed:
+    """The batches of a loader, and how long they were waited for."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.waiting = 0.0  # seconds
+
+    def __iter__(self) -> Iterator[Batch]:
+        started = time.perf_counter()
+        for item in self.loader:
+            self.waiting += time.perf_counter() - started
+            if isinstance(item, UserError):
+                raise item
+            yield item
+            started = time.perf_counter()
 
 
 def _thaw(training: Training, plan: EpochPlan) -> None:
@@ -81,35 +122,41 @@ def _thaw(training: Training, plan: EpochPlan) -> None:
     warming = warmup is not None and warmup.head_only and training.progress.step < warmup.steps
     set_trainable(training.model, "head" if warming else plan.trainable)
     train_mode(training.model)
+    training.parallel = distributed.data_parallel(training.model, training.parallel)
 
 
-def backward(training: Training, plan: EpochPlan, batch: int, images: Tensor, targets: np.ndarray, group: int) -> float:
-    """Add a batch's gradients; returns its loss.
+def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, targets: np.ndarray, group: int) -> float:
+    """Add a batch's gradients; returns its loss: that of the batch of all processes.
 
     Args:
-        batch: its number in the epoch.
-        images: uint8 (N, H, W, 3).
+        number: the batch's, in the epoch.
         targets: bool (N, classes).
         group: batches whose gradients are averaged.
     """
     pipeline = plan.pipeline
+    images = move_images(batch.images, batch.moves, pipeline.device)
     x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
     if plan.mixing is not None:
-        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, batch]))
-    total = 0.0
-    for images_now, labels in zip(x.chunk(training.pieces), y.chunk(training.pieces), strict=True):
+        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, number]))
+    network, seen = training.parallel or training.model, 0.0
+    whole = distributed.total(divisor(plan.criterion, y))
+    parts = list(zip(x.chunk(training.pieces), y.chunk(training.pieces), strict=True))
+    for piece, (images_now, labels) in enumerate(parts, start=1):
         fail("train.forward")
-        with autocast(pipeline.device, pipeline.amp):
-            try:
-                logits = training.model(images_now)
-            except ValueError as error:  # batch norm over a single value
-                raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
-        share = len(labels) / len(y)
-        loss = plan.criterion(logits.float(), labels)
-        training.scaler.scale(loss * share / group).backward()
-        total += float(loss.item()) * share
-    return math.nan if fail("train.loss") == "nan" else total
+        last = piece == len(parts) and number % plan.accum_batches + 1 == group
+        with distributed.no_sync(training.parallel, last):
+            with autocast(pipeline.device, pipeline.amp):
+                try:
+                    logits = network(images_now)
+                except ValueError as error:  # batch norm over a single value
+                    raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
+            share = divisor(plan.criterion, labels) / whole if whole else 1.0
+            loss = plan.criterion(logits.float(), labels) * share
+            # DistributedDataParallel averages over the processes what has to be a sum.
+            training.scaler.scale(loss * distributed.size() / group).backward()
+        seen += float(loss.item())
+    return math.nan if fail("train.loss") == "nan" else distributed.total(seen)
 
 
 def _step(training: Training, plan: EpochPlan, finite: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from foldsmith.config import Config
+from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import Folds, folds_sha256, make_folds
 from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
@@ -18,7 +19,7 @@ from foldsmith.models.build import train_mode, with_image_stats
 from foldsmith.training.checkpoints import Progress
 from foldsmith.training.loop import backward, clip_gradients
 from foldsmith.training.run import read_images
-from foldsmith.training.setup import build_loader, build_network, build_plan, start_stage
+from foldsmith.training.setup import build_loader, build_network, build_plan, start_stage, use_cores
 from foldsmith.training.stages import stages_of
 
 SMOOTHING = 0.9  # share of the running mean that a step keeps
@@ -52,7 +53,9 @@ def find_rate(config: Config, device: torch.device, *, lowest: float, highest: f
     trained = train.table.take(rows)
     torch.manual_seed(config.train.seed)
     training = start_stage(build_network(config, len(table.classes.tokens), device), stage, Progress(), device)
-    loader, order = build_loader(stage.config, trained, [images.train[row] for row in rows], device)
+    workers = use_cores(stage.config.train, device, {})
+    read = cached_images(config, images.groups, build=False)
+    loader, order = build_loader(stage.config, trained, [images.train[row] for row in rows], device, read, workers)
     plan = build_plan(stage, table, pipeline_of(config, device), order.batches, [order.batches])
     train_mode(training.model)
 
@@ -69,7 +72,7 @@ def find_rate(config: Config, device: torch.device, *, lowest: float, highest: f
                 rate = lowest * (highest / lowest) ** (len(rates) / (steps - 1))
                 for group in training.optimizer.param_groups:
                     group["lr"] = rate * group["initial_lr"] / base
-                loss = backward(training, plan, batch, item[0], trained.targets(item[1]), 1)
+                loss = backward(training, plan, batch, item, trained.targets(item.rows.numpy()), 1)
                 clip_gradients(training, plan)
                 training.scaler.step(training.optimizer)
                 training.scaler.update()

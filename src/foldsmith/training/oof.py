@@ -1,7 +1,7 @@
 """Out-of-fold prediction: every fold's model predicts the images that it did not see."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import torch
 from tqdm import tqdm
 
 from foldsmith.config import Config, dump_yaml
+from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import Folds, load_folds
-from foldsmith.data.images import find_images
+from foldsmith.data.images import Image, find_images
 from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_oof
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
@@ -36,6 +37,7 @@ class OofWork:
     paths: list[Path]  # image of every row of the table
     run: RunFolder
     headers: dict[Path, dict[str, Any]]  # of the weights files, in the order of their folds
+    read: Callable[[Path], Image]  # what reads an image, from the training's cache where there is one
 
 
 def open_oof(config: Config | None, weights: Sequence[Path], output: Path) -> OofWork:
@@ -61,7 +63,7 @@ def open_oof(config: Config | None, weights: Sequence[Path], output: Path) -> Oo
     for path, header in headers.items():
         _check_same_data(path, header, table, folds, run)
     ordered = sorted(headers.items(), key=lambda item: int(item[1]["fold"]))
-    return OofWork(config, table, folds, paths, run, dict(ordered))
+    return OofWork(config, table, folds, paths, run, dict(ordered), cached_images(config, [paths], build=False))
 
 
 def predict_oof(config: Config | None, weights: Sequence[Path], *, output: Path, device: torch.device) -> list[Path]:
@@ -105,7 +107,8 @@ def _predict_fold(work: OofWork, weights: Path, device: torch.device) -> Path:
     started = time.monotonic()
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
-    images = DecodedImages([work.paths[row] for row in rows], skip_bad=config.data.on_bad_image == "skip")
+    skip_bad = config.data.on_bad_image == "skip"
+    images = DecodedImages([work.paths[row] for row in rows], skip_bad=skip_bad, read=work.read)
     probabilities = predict(
         model, images, pipeline_of(config, device), known["views"], description, merge=config.test.merge
     )

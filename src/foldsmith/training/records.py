@@ -25,10 +25,10 @@ def stages_seen(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
     return [{"stage": stage, "epochs": count} for stage, count in sorted(epochs.items())]
 
 
-def append_timing(path: Path, epoch: int, seconds: tuple[float, float], speed: float) -> None:
-    """A line of timings.csv. `seconds` are of training and of validation, `speed` is training images a second."""
-    head = "" if path.is_file() else "epoch,train_seconds,valid_seconds,train_images_per_second\n"
-    append_text(path, f"{head}{epoch},{seconds[0]:.2f},{seconds[1]:.2f},{speed:.1f}\n")
+def append_timing(path: Path, timing: dict[str, Any]) -> None:
+    """A line of timings.csv."""
+    head = "" if path.is_file() else ",".join(timing) + "\n"
+    append_text(path, head + ",".join("" if value is None else str(value) for value in timing.values()) + "\n")
 
 
 def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from foldsmith.errors import EXIT_ENVIRONMENT, EXIT_UNTRUSTED, UserError
 from foldsmith.files import read_json, write_json
 from foldsmith.inference.predict import is_out_of_memory
+from foldsmith.training import distributed
 from foldsmith.training.job import FoldJob
 
 Result = TypeVar("Result")
@@ -43,7 +44,11 @@ def with_recovery(job: FoldJob, train: Callable[[], Result]) -> Result:
             torch.cuda.empty_cache()
         if memory:
             _halve(job, reason)
+            if distributed.size() > 1:
+                raise _for_torchrun(f"process {distributed.rank()} ran out of memory: {reason}")
             continue
+        if distributed.size() > 1:
+            raise _for_torchrun(f"process {distributed.rank()} lost a data loading process: {reason}")
         here = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
         if here == lost_at:
             raise UserError(
@@ -55,6 +60,15 @@ def with_recovery(job: FoldJob, train: Callable[[], Result]) -> Result:
             )
         lost_at = here
         job.say(f"a data loading process was lost ({reason}); the epoch starts over")
+
+
+def _for_torchrun(what: str) -> UserError:
+    """The other processes wait for this one within a step: none of them can start the epoch over by itself."""
+    return UserError(
+        what,
+        hint="the same command goes on from last.ckpt; torchrun --max-restarts 3 calls it again by itself",
+        code=EXIT_ENVIRONMENT,
+    )
 
 
 def is_lost_worker(error: BaseException) -> bool:

@@ -1,17 +1,20 @@
 """Training an experiment: read this from top to bottom and you know what happens.
 
-train_experiment   tables, images, folder, split, then fold by fold
+train_experiment   open_experiment (tables, images, folder, split), then fold by fold
 train_fold         model, resume, stage after stage, the final weights
 _train_stage       data, loss, optimizer, epochs; scoring.finish_epoch validates and keeps the best
 """
 
-import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foldsmith.config import Config
+from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import load_folds, make_folds
 from foldsmith.data.images import find_images
 from foldsmith.data.pseudo import TrainTable, read_train_table, train_images
@@ -20,30 +23,67 @@ from foldsmith.errors import UserError
 from foldsmith.failpoints import fail
 from foldsmith.files import sha256_json, sha256_lines
 from foldsmith.inference.predict import pipeline_of
-from foldsmith.models.build import with_image_stats
+from foldsmith.models.build import slow_batch_norm, with_image_stats
 from foldsmith.models.weights import read_header
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.lock import locked_run, remove_stale_files
 from foldsmith.training.loggers import check_loggers
 from foldsmith.training.loop import train_epoch
+from foldsmith.training.profiling import profiled
 from foldsmith.training.records import draw_curves
 from foldsmith.training.recovery import pieces_of, with_recovery
 from foldsmith.training.scoring import finish_averaging, finish_epoch
-from foldsmith.training.setup import build_loader, build_network, build_plan, check_warmup, start_stage, try_stages
+from foldsmith.training.setup import (
+    batch_of_all,
+    build_loader,
+    build_network,
+    build_plan,
+    check_warmup,
+    start_stage,
+    try_stages,
+    use_cores,
+)
 from foldsmith.training.stages import StagePlan, stages_of
+from foldsmith.training.watch import Watch
 
 
 def train_experiment(
-    config: Config, *, output: Path, device: torch.device, only_fold: int | None = None, fresh: bool = False
+    config: Config,
+    *,
+    output: Path,
+    device: torch.device,
+    only_fold: int | None = None,
+    fresh: bool = False,
+    profile: bool = False,
 ) -> RunFolder:
-    """Train every fold of an experiment (or one), skipping what is finished and resuming what is not.
+    """Train every fold of an experiment (or one), skipping what is finished and resuming what is not."""
+    where: dict[str, Any] = {"output": output, "device": device, "only_fold": only_fold}
+    with open_experiment(config, **where, fresh=fresh, profile=profile) as jobs:
+        for job in jobs:
+            train_fold(job)
+    return RunFolder(output, config.name)
+
+
+@contextmanager
+def open_experiment(
+    config: Config,
+    *,
+    output: Path,
+    device: torch.device,
+    only_fold: int | None = None,
+    fresh: bool = False,
+    profile: bool = False,
+) -> Iterator[list[FoldJob]]:
+    """Make or check the run's folder, and hold it as long as the block lasts; gives the folds to train.
 
     Args:
         config: checked by load_config.
         output: the folder that holds runs.
         fresh: start over where something is there already.
+        profile: write a trace of some steps of each fold's first epoch.
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
@@ -55,20 +95,24 @@ def train_experiment(
     print(f"{config.name}: {table.words}")
 
     run = RunFolder(output, config.name)
-    made = None
-    if fresh or not run.config.is_file():
+    main, made = distributed.is_main(), None
+    fresh = fresh and not distributed.restarted()
+    if main and (fresh or not run.config.is_file()):
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
-    with locked_run(run, only_fold):
-        open_run(run, config, fresh=fresh, only_fold=only_fold)
-        folds = load_folds(config, table, run.folds, made)
-        chosen = range(config.data.num_folds) if only_fold is None else [only_fold]
-        if stale := remove_stale_files(run, chosen):
-            print(f"{config.name}: {stale} half-written files of a killed run removed")
-        for fold in chosen:
-            train_fold(FoldJob(config, table, train, images, folds, hashes, run, fold, device))
-    return run
+    with locked_run(run, only_fold) if main else nullcontext():
+        chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
+        with distributed.main_first():
+            if main:
+                open_run(run, config, fresh=fresh, only_fold=only_fold)
+                if stale := remove_stale_files(run, chosen):
+                    print(f"{config.name}: {stale} half-written files of a killed run removed")
+            folds = load_folds(config, table, run.folds, made)
+        # Where there is something to train: finished folds read no images.
+        read = cached_images(config, images.groups, build=not all(run.weights(fold).is_file() for fold in chosen))
+        common = (config, table, train, images, folds, hashes, run)
+        yield [FoldJob(*common, fold, device, read, profile) for fold in chosen]
 
 
 def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[str, str]]:
@@ -77,22 +121,35 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension, missing_ok=skip)
     train = read_train_table(config, table)
     images = Images(paths, train_images(config, train, table, paths))
-    hashes = {"data_sha256": table.sha256, "images_sha256": images.sha256}
+    hashes = {"data_sha256": table.sha256, "images_sha256": distributed.on_main(lambda: images.sha256)}
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
 
 
+def fill_cache(config: Config) -> None:
+    """Decode the images of an experiment into its cache on disk, as its training would."""
+    insisting = config.model_copy(update={"data": config.data.model_copy(update={"cache": "disk"})})
+    cached_images(insisting, read_images(config, read_table(config))[0].groups)
+
+
 def train_fold(job: FoldJob) -> None:
     """Train one fold to its final weights file."""
-    config, weights = job.config, job.run.weights(job.fold)
+    weights = job.run.weights(job.fold)
+    distributed.check_same((weights.is_file(), (job.run.fold(job.fold) / "last.ckpt").is_file()), job.run.path)
     if weights.is_file():
         job.check_identity(read_header(weights), weights)
         job.say(f"finished already: {weights}")
         return
     progress = with_recovery(job, lambda: _train_stages(job))
+    if distributed.is_main():
+        _finish_fold(job, progress)
+    distributed.barrier()
 
-    # The best epoch's weights, of the last stage, become the fold's.
+
+def _finish_fold(job: FoldJob, progress: Progress) -> None:
+    """The best epoch's weights, of the last stage, become the fold's."""
+    config, weights = job.config, job.run.weights(job.fold)
     best = job.run.best(job.fold)
     if not best.is_file():
         raise UserError(
@@ -115,25 +172,36 @@ def _train_stages(job: FoldJob) -> Progress:
     config = job.config
     torch.manual_seed(config.train.seed)
     model = build_network(config, len(job.table.classes.tokens), job.device)
+    distributed.same_weights(model)
+    pieces = pieces_of(job)
+    slow_batch_norm(model, pieces)
+    if distributed.size() > 1:
+        job.say(f"{distributed.words()}, which share each batch of {batch_of_all(config.train)} images")
     progress = Progress()
     checkpoint = _read_checkpoint(job)
     if checkpoint is not None:  # of the last finished epoch
         progress = Progress(**checkpoint["progress"])
 
+    frozen = checkpoint["identity"] if checkpoint else {}
+    if frozen.get("processes", 1) != distributed.size():
+        frozen = {}  # other processes divide the cores in another way
+    job = replace(job, workers=use_cores(config.train, job.device, frozen))
+    job.say(f"{job.workers} data loading processes, {torch.get_num_threads()} torch threads on {job.device}")
+
     stages = stages_of(config)
-    for stage in stages[progress.stage :]:
-        if len(stages) > 1:
-            job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
-        training = start_stage(model, stage, progress, job.device)
-        training.pieces = pieces_of(job)
-        if checkpoint is not None:
-            restore(training, checkpoint)
-            checkpoint = None
-            job.say(f"goes on after epoch {progress.epoch}")
-        _train_stage(job, stage, training)
-        ended = training.progress
-        progress = ended.next_stage()
-    job.watch.close()
+    with closing(Watch(config, job.fold, job.run.fold(job.fold))) as watch:
+        for stage in stages[progress.stage :]:
+            if len(stages) > 1:
+                job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
+            training = start_stage(model, stage, progress, job.device)
+            training.pieces = pieces
+            if checkpoint is not None:
+                restore(training, checkpoint)
+                checkpoint = None
+                job.say(f"goes on after epoch {progress.epoch}")
+            _train_stage(job, stage, training, watch)
+            ended = training.progress
+            progress, job = ended.next_stage(), replace(job, profile=False)
     return ended
 
 
@@ -143,36 +211,54 @@ def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
         return None
     content = load_checkpoint(path, job.device)
     job.check_identity(content["identity"], path)
-    # Sums over threads are split by their number: the same number gives the same bits.
-    torch.set_num_threads(content["identity"]["threads"])
+    before = {"processes": 1, "batch_size": job.config.train.batch_size} | content["identity"]
+    batch = batch_of_all(job.config.train)
+    if before["batch_size"] != batch:
+        raise UserError(
+            f"batches had {before['batch_size']} images; those of {distributed.size()} processes have {batch}",
+            file=path,
+            key="train.batch_size_is",
+            hint=f"as many processes as before ({before['processes']}), or --fresh",
+        )
     return content
 
 
-def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
+def _train_stage(job: FoldJob, stage: StagePlan, training: Training, watch: Watch) -> None:
     """The epochs of a stage that are still to do; at the end of the last one, its averaged weights."""
     train, device, progress = stage.config.train, job.device, training.progress
 
     # Data: the rows outside the fold, in an order and with augmentations that follow from (seed, epoch) alone.
     rows = job.train.rows(job.folds, job.fold)
     table = job.train.table.take(rows)
-    loader, order = build_loader(stage.config, table, [job.images.train[row] for row in rows], device)
+    paths = [job.images.train[row] for row in rows]
+    loader, order = build_loader(stage.config, table, paths, device, job.read, job.workers)
     whole = order.batches
     batches = [max(1, round(whole * stage.share_of_epoch(epoch))) for epoch in range(stage.epochs)]
     plan = build_plan(stage, job.table, pipeline_of(stage.config, device), whole, batches)
     check_warmup(plan)
 
+    profiling: AbstractContextManager[Callable[[], None] | None] = nullcontext()
+    if job.profile:
+        profiling = profiled(job.run.fold(job.fold) / "profile.json", device, job.say)
     while progress.stage_epoch < stage.epochs and not progress.finished:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
-        torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout
-        started = time.monotonic()
+        torch.manual_seed(_dropout_seed(train.seed, progress.epoch))
         fail("epoch.begin")
-        loss = train_epoch(training, plan, loader, table, job.watch)
-        finish_epoch(job, training, plan, loss, order.batches * train.batch_size, started)
+        with profiling as after_batch:
+            epoch = train_epoch(training, plan, loader, table, watch, after_batch)
+        profiling = nullcontext()
+        distributed.average_statistics(training.model, training.scored_model)
+        finish_epoch(job, training, plan, epoch, watch)
 
     if training.swa is not None:
         order.epoch, order.batches = progress.epoch, whole
-        torch.manual_seed(sha_seed(train.seed, progress.epoch))  # dropout in front of a batch norm
+        torch.manual_seed(_dropout_seed(train.seed, progress.epoch))  # where it stands in front of a batch norm
         finish_averaging(job, training, plan, loader)
+
+
+def _dropout_seed(seed: int, epoch: int) -> int:
+    """Of an epoch, and of a process: each drops out other parts of its images."""
+    return sha_seed(seed, epoch, distributed.rank()) if distributed.rank() else sha_seed(seed, epoch)
 
 
 def sha_seed(*numbers: int) -> int:

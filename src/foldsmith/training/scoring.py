@@ -5,7 +5,9 @@ import time
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -15,32 +17,31 @@ from foldsmith.errors import UserError
 from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import predict, to_input
-from foldsmith.metrics import METRICS, find_metric
-from foldsmith.models.build import is_frozen
+from foldsmith.metrics import METRICS, Probabilities, find_metric
+from foldsmith.models.build import is_frozen, train_mode
 from foldsmith.models.weights import save_weights
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Training, save_checkpoint
+from foldsmith.training.device_transforms import move_images
 from foldsmith.training.job import FoldJob
-from foldsmith.training.loop import EpochPlan
+from foldsmith.training.loop import Epoch, EpochPlan
 from foldsmith.training.records import append_timing, write_metrics
 from foldsmith.training.schedules import Schedule
+from foldsmith.training.setup import batch_of_all
 from foldsmith.training.stages import stages_of
+from foldsmith.training.watch import Watch
 
 
-def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float, images: int, started: float) -> None:
-    """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files.
-
-    Args:
-        loss: mean training loss of the epoch.
-        images: how many were trained on since `started` (time.monotonic).
-    """
-    progress, config = training.progress, job.config
+def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch, watch: Watch) -> None:
+    """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files."""
+    progress = training.progress
     trained = time.monotonic()
     progress.epoch, progress.stage_epoch = progress.epoch + 1, progress.stage_epoch + 1
     row: dict[str, Any] = {
         "epoch": progress.epoch,
         "stage": progress.stage + 1,
         "lr": max(group["lr"] for group in training.optimizer.param_groups),
-        "train_loss": loss,
+        "train_loss": epoch.loss,
     }
     fail("epoch.trained")
     row |= scores(job, training.scored_model, plan, "validation")
@@ -56,19 +57,47 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, loss: float,
         _go_back_to_best(job, training)
     progress.finished = _stops_early(job, training, plan)
 
-    folder = job.run.fold(job.fold)
     fail("epoch.judged")
+    if distributed.is_main():
+        watch.log(row, _write_epoch(job, training, epoch, trained))
+    distributed.barrier()
+
+
+def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float) -> dict[str, Any]:
+    """metrics.csv, last.ckpt, timings.csv and a line for the log. Returns what timings.csv has of the epoch."""
+    progress, config, folder = training.progress, job.config, job.run.fold(job.fold)
+    row = progress.metrics[-1]
     write_metrics(folder / "metrics.csv", progress.metrics)
-    save_checkpoint(folder / "last.ckpt", training, job.identity | {"threads": torch.get_num_threads()})
-    seconds = (trained - started, time.monotonic() - trained)
-    append_timing(folder / "timings.csv", progress.epoch, seconds, images / seconds[0])
-    job.watch.log(row, images / seconds[0])
+    made_by = {"threads": torch.get_num_threads(), "workers": job.workers, "processes": distributed.size()}
+    save_checkpoint(folder / "last.ckpt", training, job.identity | made_by | {"batch_size": batch_of_all(config.train)})
+    valid_seconds = time.monotonic() - trained
+    timing = {
+        "epoch": progress.epoch,
+        "train_seconds": round(epoch.seconds, 2),
+        "valid_seconds": round(valid_seconds, 2),
+        "train_images_per_second": round(epoch.images * distributed.size() / epoch.seconds, 1),
+        "waiting_share": round(epoch.waiting / epoch.seconds, 3),
+        "cuda_peak_gb": _cuda_peak(job.device),
+    }
+    append_timing(folder / "timings.csv", timing)
     total = sum(stage.epochs for stage in stages_of(config))
     at = "" if row["threshold"] is None else f" (threshold {row['threshold']:.3f})"
     job.say(
-        f"epoch {progress.epoch}/{total}  loss {loss:.4f}  {config.metric} {row[config.metric]:.4f}{at}  "
-        f"{images / seconds[0]:.0f} images/s, {sum(seconds):.0f} s"
+        f"epoch {progress.epoch}/{total}  loss {epoch.loss:.4f}  {config.metric} {row[config.metric]:.4f}{at}  "
+        f"{timing['train_images_per_second']:.0f} images/s, {timing['waiting_share']:.0%} waiting for data, "
+        + (f"{timing['cuda_peak_gb']} GB, " if job.device.type == "cuda" else "")
+        + f"{epoch.seconds + valid_seconds:.0f} s"
     )
+    return timing
+
+
+def _cuda_peak(device: torch.device) -> float | None:
+    """GB that torch had reserved at most since the last call."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_reserved(device) / 1e9
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(peak, 2)
 
 
 def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[str, float | None]:
@@ -78,11 +107,18 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
         UserError: when the model's output is not finite.
     """
     rows = job.folds.valid_rows(job.fold)
-    targets = job.table.targets(rows)
-    skip_bad = job.config.data.on_bad_image == "skip"
-    images = DecodedImages([job.images.table[row] for row in rows], skip_bad=skip_bad)
-    description = f"{job.config.name} fold {job.fold} {what}"
-    probabilities = predict(model, images, plan.pipeline, ["identity"], description, bar=False)
+    part = rows[distributed.part_of(len(rows))]
+    probabilities = np.empty((0, len(job.table.classes.tokens)), dtype=np.float32)
+    if len(part):
+        skip_bad = job.config.data.on_bad_image == "skip"
+        images = DecodedImages([job.images.table[row] for row in part], skip_bad=skip_bad, read=job.read)
+        title = f"{job.config.name} fold {job.fold} {what}"
+        probabilities = predict(model, images, plan.pipeline, ["identity"], title, bar=False)
+    probabilities = distributed.gather_rows(probabilities)
+    return distributed.on_main(lambda: _scores(job, probabilities, job.table.targets(rows)))
+
+
+def _scores(job: FoldJob, probabilities: Probabilities, targets: NDArray[np.bool_]) -> dict[str, float | None]:
     task = job.config.data.task
     best = find_metric(job.config.metric, task).best(probabilities, targets)
     found: dict[str, float | None] = {
@@ -113,13 +149,16 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
         for item in loader:
             if isinstance(item, UserError):
                 raise item
-            yield to_input(item[0], pipeline.mean, pipeline.std, pipeline.device)
+            images = move_images(item.images, item.moves, pipeline.device)
+            yield to_input(images, pipeline.mean, pipeline.std, pipeline.device)
 
     model = training.swa.module
     frozen = [(module, deepcopy(module.state_dict())) for module in model.modules() if is_frozen(module)]
     update_bn(inputs(), model)
     for module, state in frozen:  # layers that do not train keep their statistics
         module.load_state_dict(state)
+    train_mode(model)
+    distributed.average_statistics(model)
     row = scores(job, model, plan, "averaged weights")
     kept = math.isfinite(comparable := _comparable(job, row)) and comparable > training.progress.best_score
     if kept:
@@ -135,8 +174,10 @@ def _comparable(job: FoldJob, row: dict[str, Any]) -> float:
 
 
 def _save_best(job: FoldJob, training: Training, model: nn.Module, row: dict[str, Any]) -> None:
-    header = job.header(training.progress, row[job.config.metric], row["threshold"]) | {"pieces": training.pieces}
-    save_weights(job.run.best(job.fold), model.state_dict(), header)
+    if distributed.is_main():
+        header = job.header(training.progress, row[job.config.metric], row["threshold"]) | {"pieces": training.pieces}
+        save_weights(job.run.best(job.fold), model.state_dict(), header)
+    distributed.barrier()
 
 
 def _is_averaged(job: FoldJob, epoch: int) -> bool:

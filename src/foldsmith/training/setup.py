@@ -1,6 +1,7 @@
 """From a config to the objects that train: model, loss, optimizer, schedule, and the plan of an epoch."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from foldsmith.config import Config
 from foldsmith.config.training import Optimizer, Train
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
-from foldsmith.data.images import geometry_of
+from foldsmith.data.images import Image, geometry_of
 from foldsmith.data.sampling import build_sampler, class_weights
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
 from foldsmith.inference.predict import Pipeline, amp_of
 from foldsmith.losses import build_loss
-from foldsmith.models.build import build_model, set_trainable
+from foldsmith.models.build import build_model, set_trainable, slow_batch_norm
 from foldsmith.models.sparsity import apply_masks, smallest_masks
 from foldsmith.models.weights import load_pretrained
+from foldsmith.training import distributed
 from foldsmith.training.checkpoints import Progress, Training
 from foldsmith.training.loop import EpochPlan
 from foldsmith.training.mixing import Mixing
@@ -46,7 +48,12 @@ def build_network(config: Config, num_classes: int, device: torch.device) -> nn.
     if isinstance(config.model.pretrained, str):
         load_pretrained(Path(config.model.pretrained), model)
     model.to(device)
+    if config.train.sync_batch_norm:
+        model = distributed.synchronised_batch_norm(model, device)
     _try_forward(model, height, width, device)
+    slow_batch_norm(model, config.train.accum_batches)
+    if config.train.compile:
+        model.compile()  # in place: the names of its weights stay as they are
     return model
 
 
@@ -87,22 +94,51 @@ def _rates(optimizer: Optimizer) -> dict[str, Any]:
     return {"head_lr": optimizer.head_lr, "group_lrs": optimizer.group_lrs}
 
 
+def use_cores(train: Train, device: torch.device, frozen: Mapping[str, Any]) -> int:
+    """Divide the machine's cores: set torch's threads, and return the number of data loading processes.
+
+    Args:
+        frozen: `threads` and `workers` of a run that goes on. Sums over threads are split by their number: the same
+            number gives the same bits.
+    """
+    workers = frozen.get("workers", auto_workers(device.type)) if train.workers == "auto" else train.workers
+    free = max(1, len(os.sched_getaffinity(0)) - (workers if train.workers == "auto" else 0))
+    torch.set_num_threads(frozen.get("threads", min(torch.get_num_threads(), free)))
+    return workers
+
+
 def build_loader(
-    config: Config, table: Table, paths: Sequence[Path], device: torch.device
+    config: Config,
+    table: Table,
+    paths: Sequence[Path],
+    device: torch.device,
+    read: Callable[[Path], Image],
+    workers: int,
 ) -> tuple[DataLoader, EpochOrder]:
     """Training batches, and what says for each epoch which images they hold.
 
     Args:
-        table: the rows to train on; `paths` are their images.
+        table: the rows to train on; `paths` are their images, which `read` reads.
     """
     train = config.train
     augment = Augment(config.augmentations, geometry_of(config))
-    images = AugmentedImages(paths, table.ids, augment, train.seed, config.data.on_bad_image == "skip")
+    images = AugmentedImages(paths, table.ids, augment, train.seed, read, config.data.on_bad_image == "skip")
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
-    order = EpochOrder(len(images), train.batch_size, train.seed, max_batches, build_sampler(train.sampler, table))
-    workers = auto_workers(device.type) if train.workers == "auto" else train.workers
+    batch, sampler = batch_of_all(train), build_sampler(train.sampler, table)
+    if min(batch, len(images)) < distributed.size():
+        raise UserError(
+            f"{distributed.size()} processes can't share a batch of {min(batch, len(images))} images",
+            key="train.batch_size",
+            hint="a larger one, train.batch_size_is: per_process, or fewer processes",
+        )
+    order = EpochOrder(len(images), batch, train.seed, max_batches, sampler, distributed.part_of)
     pin = device.type == "cuda"
     return train_loader(images, order, workers=workers, pin=pin, timeout=train.worker_timeout), order
+
+
+def batch_of_all(train: Train) -> int:
+    """Images of a batch of all processes."""
+    return train.batch_size * (distributed.size() if train.batch_size_is == "per_process" else 1)
 
 
 def build_criterion(config: Config, table: Table) -> nn.Module:

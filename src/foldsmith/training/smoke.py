@@ -24,7 +24,8 @@ def smoke(config: Config, device: torch.device) -> None:
     with tempfile.TemporaryDirectory(prefix="foldsmith-smoke-") as folder:
         table = Path(folder) / "train.csv"
         _sample_rows(valid_csv_path(config), table)
-        data = config.data.model_copy(update={"train_csv": str(table), "valid_csv": None, "folds": None})
+        own = {"train_csv": str(table), "valid_csv": None, "folds": None, "cache": "off"}
+        data = config.data.model_copy(update=own)
         short: dict[str, Any] = {"num_epochs": 1, "stages": [_short(stage) for stage in config.train.stages]}
         if config.train.warmup is not None:  # an epoch has few steps here
             short["warmup"] = config.train.warmup.model_copy(update={"steps": 1})

@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from foldsmith.config import Config
+from foldsmith.training import distributed
 from foldsmith.training.loggers import Logger, open_loggers
 from foldsmith.training.stages import stages_of
 
@@ -26,41 +26,37 @@ class Watch:
         self.shown: dict[str, str] = {}
 
     @contextlib.contextmanager
-    def epoch(self, loader: DataLoader, epochs_done: int) -> Iterator[Iterator[Any]]:
-        """The loader's batches; the bar moves by one epoch while they are taken."""
+    def epoch(self, batches: Iterable[Any], count: int, epochs_done: int) -> Iterator[Iterator[Any]]:
+        """The `count` batches of an epoch; the bar moves by one epoch while they are taken."""
         if self.bar is None:
             self._open(epochs_done)
         assert self.bar is not None
         self.bar.n = epochs_done  # an epoch may start over
-        yield self._moving(loader, self.bar)
+        yield self._moving(batches, count, self.bar)
         self.bar.n = epochs_done + 1
         self.bar.refresh()
 
-    def _moving(self, loader: DataLoader, bar: tqdm) -> Iterator[Any]:
+    def _moving(self, batches: Iterable[Any], count: int, bar: tqdm) -> Iterator[Any]:
         started, batch_size = time.monotonic(), self.config.train.batch_size
-        for number, item in enumerate(loader, start=1):
+        for number, item in enumerate(batches, start=1):
             yield item
             speed = number * batch_size / (time.monotonic() - started)
             self.shown["images/s"] = f"{speed:.0f}"
             bar.set_postfix(self.shown, refresh=False)
-            bar.update(1 / len(loader))
+            bar.update(1 / count)
 
     def show_loss(self, loss: float) -> None:
         self.shown["loss"] = f"{loss:.4f}"
 
-    def log(self, row: Mapping[str, Any], speed: float) -> None:
-        """The numbers of an epoch that has ended.
-
-        Args:
-            row: of metrics.csv.
-            speed: training images a second.
-        """
+    def log(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """The numbers of an epoch that has ended: its rows of metrics.csv and of timings.csv."""
         metric = self.config.metric
         if row.get(metric) is not None:
             self.shown[metric] = f"{row[metric]:.4f}"
-        values = {key: float(value) for key, value in row.items() if key != "epoch" and value is not None}
+        known = {**timing, **row}
+        values = {key: float(value) for key, value in known.items() if key != "epoch" and value is not None}
         for logger in self.loggers:
-            logger.log(int(row["epoch"]), values | {"train_images_per_second": speed})
+            logger.log(int(row["epoch"]), values)
 
     def close(self) -> None:
         """End the bar and the loggers."""
@@ -71,7 +67,8 @@ class Watch:
         self.bar, self.loggers = None, []
 
     def _open(self, epochs_done: int) -> None:
-        self.loggers = open_loggers(self.config, self.fold, self.folder, epochs_done)
+        if distributed.is_main():
+            self.loggers = open_loggers(self.config, self.fold, self.folder, epochs_done)
         total = sum(stage.epochs for stage in stages_of(self.config))
         self.bar = tqdm(
             total=total,
@@ -79,6 +76,6 @@ class Watch:
             desc=f"{self.config.name} fold {self.fold}",
             bar_format=FORMAT,
             smoothing=0,  # validation and the slower first batches count in the time left
-            disable=None,
+            disable=None if distributed.is_main() else True,
             leave=False,
         )

@@ -1,0 +1,34 @@
+"""`train.py --profile`: where the time of a few training steps goes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from foldsmith.files import atomic_path
+
+WAIT, WARMUP, STEPS = 3, 2, 10  # batches that are left out, that warm the profiler up, that are recorded
+ROWS = 15  # costs that are printed
+
+
+@contextmanager
+def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Record a chrome trace of batches at `path`, and say what cost the most. Yields what to call after each batch."""
+    cuda = device.type == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+
+    def finish(profiler: profile) -> None:
+        if profiler.step_num < WAIT + WARMUP + STEPS:
+            say(f"no profile: the epoch has fewer than {WAIT + WARMUP + STEPS} batches")
+            return
+        with atomic_path(path) as temporary:
+            profiler.export_chrome_trace(str(temporary))
+        key = "self_device_time_total" if cuda else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=key, row_limit=ROWS, max_name_column_width=40)
+        say(f"profile of {STEPS} batches: {path}; open it in chrome://tracing or ui.perfetto.dev\n{table}")
+
+    plan = schedule(wait=WAIT, warmup=WARMUP, active=STEPS, repeat=1)
+    with profile(activities=kinds, schedule=plan, on_trace_ready=finish) as profiler:
+        yield profiler.step

@@ -1,0 +1,306 @@
+"""torchrun: several processes train what one does. The engines are real: gloo, torchrun, two hosts of namespaces."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import predict_oof
+import train
+from foldsmith.config import load_config
+from foldsmith.data.dataset import EpochOrder
+from foldsmith.data.tables import read_table
+from foldsmith.errors import UserError
+from foldsmith.losses import build_loss, divisor
+from foldsmith.models.build import with_image_stats
+from foldsmith.training import distributed
+from foldsmith.training import run as run_module
+from foldsmith.training.setup import build_loader
+from tests.conftest import ROOT
+from tests.test_launch import experiment
+from tests.test_training import Killed, kill_at
+
+# No batch norm, and an optimizer that does not make much of little: Adam turns rounding into steps of full size.
+SETS = [
+    "optimizer={name: momentum, params: {lr: 0.05, momentum: 0.9}}",
+    "scheduler.name=constant",
+    "data.num_folds=2",
+    "train.num_epochs=2",
+    "train.batch_size=16",
+]
+# 95 images: folds of 47 and 48, so that the validated parts of two processes differ in size. 7 images are not halves.
+EVERYTHING = [
+    "train.batch_size=7",
+    "train.accum_batches=2",
+    "train.mixup.alpha=0.4",
+    "train.cutmix.alpha=1.0",
+    "train.ema.decay=0.9",
+    "train.warmup={steps: 3, head_only: true}",
+    "train.swa.start=1",
+    "train.clip_grad_norm=0.5",
+    "train.sampler.name=weighted",
+]
+
+# Process 1 of 2 is killed when it begins the second epoch, once.
+DYING = """\
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import train
+from foldsmith.training import run
+real, calls = run.train_epoch, []
+def train_epoch(*args):
+    calls.append(None)
+    if len(calls) == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+run.train_epoch = train_epoch
+train.main()
+"""
+
+
+def words(config: Path, output: Path, *sets: str) -> list[str]:
+    return ["--config", str(config), "--fold", "0", "--output", str(output), "--set", *SETS, *sets]
+
+
+def torchrun(*args: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
+    command = [*before, sys.executable, "-m", "torch.distributed.run", *args]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def two_processes(script: Path, *args: str, restarts: int = 0) -> tuple[int, str]:
+    """Exit code and output of torchrun with two processes on this machine."""
+    job = torchrun("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), str(script), *args)
+    output, _ = job.communicate()
+    return job.returncode, output
+
+
+def differ(one: Path, two: Path) -> float:
+    """The largest difference between two runs' weights of fold 0."""
+    name = "a/a_f0.safetensors"
+    first, second = load_file(one / name), load_file(two / name)
+    assert first.keys() == second.keys()
+    return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return experiment(tmp_path_factory.mktemp("config"), "a", rows=95)
+
+
+@pytest.fixture(scope="module")
+def single(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process with batches of 16."""
+    os.chdir(ROOT)
+    runs = tmp_path_factory.mktemp("single")
+    train.main(words(config, runs))
+    return runs
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("batch", [6, 7])
+def test_the_processes_share_what_one_draws(processes, batch):
+    """Rows, epochs and repeats of every batch: a process's part follows that of the one before."""
+    whole = list(EpochOrder(40, batch, seed=3))
+    parts = []
+    for rank in range(processes):
+
+        def part(count, rank=rank):
+            return slice(count * rank // processes, count * (rank + 1) // processes)
+
+        parts.append(list(EpochOrder(40, batch, seed=3, part=part)))
+    assert [sum(of_all, []) for of_all in zip(*parts, strict=True)] == whole
+    sizes = {len(draws) for of_rank in parts for draws in of_rank}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_parts_cover_everything_once(monkeypatch):
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    assert [distributed.part_of(8, rank) for rank in range(3)] == [slice(0, 2), slice(2, 5), slice(5, 8)]
+    assert [distributed.part_of(1, rank) for rank in range(3)] == [slice(0, 0), slice(0, 0), slice(0, 1)]
+
+
+def test_a_part_of_a_batch_counts_by_what_its_loss_divides_by():
+    """Parts of 1 and 3 images, weighted by their divisors, make the loss of all 4."""
+    logits = torch.tensor([[1.0, -2.0], [0.5, 0.0], [-1.0, 2.0], [3.0, 1.0]])
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    for name, params, weights in (
+        ("bce", {}, None),
+        ("f2", {}, None),
+        ("focal", {"reduction": "sum"}, None),
+        ("cross_entropy", {}, torch.tensor([1.0, 5.0])),
+    ):
+        loss = build_loss(name, params, weights)
+        whole, parts = loss(logits, targets), [(logits[:1], targets[:1]), (logits[1:], targets[1:])]
+        divisors = [divisor(loss, y) for _, y in parts]
+        shares = [part / sum(divisors) if part else 1.0 for part in divisors]
+        summed = sum(share * loss(x, y) for share, (x, y) in zip(shares, parts, strict=True))
+        torch.testing.assert_close(summed, whole)
+    assert divisors == [1.0, 11.0]
+
+
+def test_what_torchrun_does_not_go_with(monkeypatch, config, tmp_path):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="torchrun's processes train one fold together"):
+        train.main([*words(config, tmp_path), "--parallel-folds", "2"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(UserError, match="process 1 of this machine has no GPU of its own: there are 1") as caught,
+        distributed.process_group(torch.device("cuda")),
+    ):
+        pass
+    assert caught.value.code == 3
+
+
+def test_batch_norm_is_synchronised_on_request_and_on_gpus(monkeypatch):
+    from timm import create_model
+
+    model = create_model("test_efficientnet")
+    assert distributed.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    names = list(model.state_dict())
+    with pytest.raises(UserError, match=r"train.sync_batch_norm: torch synchronises batch norm on GPUs only"):
+        distributed.synchronised_batch_norm(model, torch.device("cpu"))
+    changed = distributed.synchronised_batch_norm(model, torch.device("cuda"))
+    kinds = {type(layer).__name__ for layer in changed.modules() if "BatchNorm" in type(layer).__name__}
+    assert kinds == {"SyncBatchNormAct"} and list(changed.state_dict()) == names
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    config = load_config("clipart_tiny", ["train.batch_size=2"])
+    table = read_table(config).take(np.arange(20))
+    with pytest.raises(UserError, match="train.batch_size: 3 processes can't share a batch of 2 images"):
+        build_loader(config, table, [Path("x.jpg")] * 20, torch.device("cpu"))
+    config = load_config("clipart_tiny", ["train.batch_size=2", "train.batch_size_is=per_process"])
+    _, order = build_loader(with_image_stats(config), table, [Path("x.jpg")] * 20, torch.device("cpu"))
+    assert (order.batch_size, order.batches) == (6, 3)
+    assert [len(draws) for draws in order] == [2, 2, 2]
+
+
+def test_a_folder_that_is_not_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "on_main", lambda function: (True, False))
+    with pytest.raises(UserError, match=r"runs/a: process 0 does not find there what process 0 finds") as caught:
+        distributed.check_same((False, False), "runs/a")
+    assert caught.value.code == 3
+    distributed.check_same((True, False), "runs/a")
+
+
+def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, tmp_path):
+    kill_at(monkeypatch, "train_epoch", 2, after=False)
+    with pytest.raises(Killed):
+        train.main(words(config, tmp_path))
+    monkeypatch.setattr(run_module, "batch_of_all", lambda train: 32)
+    with pytest.raises(
+        UserError, match=r"last.ckpt: train.batch_size_is: batches had 16 images; those of 1 .* have 32"
+    ):
+        train.main(words(config, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [([], ["train.batch_size=8", "train.batch_size_is=per_process"]), (EVERYTHING, EVERYTHING)],
+    ids=["batches of 8 each are batches of 16", "a shared batch and every extra"],
+)
+def test_two_processes_train_what_one_does(config, tmp_path, one, two):
+    train.main(words(config, tmp_path / "one", *one))
+    code, output = two_processes(ROOT / "train.py", *words(config, tmp_path / "two", *two))
+    assert code == 0, output
+    assert differ(tmp_path / "one", tmp_path / "two") < 1e-5
+    assert output.count("best epoch") == 1, "one process speaks"
+    batch = 7 if one else 16
+    assert f"a fold 0: 2 processes (gloo), which share each batch of {batch} images" in output
+    oof, scores = [], []
+    for name, sets in (("one", one), ("two", two)):
+        run = tmp_path / name / "a"
+        predict_oof.main(["--config", str(config), "--output", str(run.parent), "--set", *SETS, *sets])
+        oof.append(np.load(run / "a_f0.npy"))
+        rows = (run / "fold0" / "metrics.csv").read_text().splitlines()[1:]
+        scores.append([[float(value) for value in row.split(",")] for row in rows])
+    assert len(oof[0]) in (47, 48) and np.abs(oof[0] - oof[1]).max() < 1e-4
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dying(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dying") / "dying.py"
+    path.write_text(DYING.format(root=str(ROOT)))
+    return path
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_restarted_and_the_run_finishes(config, dying, single, tmp_path):
+    code, output = two_processes(dying, "--fresh", *words(config, tmp_path), restarts=1)
+    assert code == 0, output
+    log = (tmp_path / "a" / "fold0" / "train.log").read_text()
+    assert "goes on after epoch 1" in log and log.count("epoch 1/2") == 1, "--fresh counts for the first start alone"
+    assert differ(single, tmp_path) < 1e-5
+
+
+@pytest.mark.slow
+def test_two_processes_are_resumed_by_one(config, dying, single, tmp_path):
+    code, output = two_processes(dying, *words(config, tmp_path))
+    assert code != 0 and "SIGKILL" in output
+    assert (tmp_path / "a" / "fold0" / "last.ckpt").is_file() and not list(tmp_path.glob("a/*.safetensors"))
+    train.main(words(config, tmp_path))
+    assert "goes on after epoch 1" in (tmp_path / "a" / "fold0" / "train.log").read_text()
+    assert differ(single, tmp_path) < 1e-5
+
+
+def ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces, each with an address of its own, connected by a cable."""
+    if shutil.which("ip") is None:
+        pytest.skip("needs iproute2 (apt-get install iproute2)")
+    names = [f"foldsmith{os.getpid()}{side}" for side in "ab"]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, start=1):
+            ip("-n", name, "addr", "add", f"10.11.12.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except subprocess.CalledProcessError as error:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        pytest.skip(f"network namespaces can't be made here (root is needed): {error.stderr.strip()}")
+    yield names
+    for name in names:
+        ip("netns", "del", name)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_what_one_does(config, single, two_hosts, tmp_path):
+    hosts = []
+    for number, name in enumerate(two_hosts, start=1):
+        args = [
+            "--nnodes",
+            "2",
+            "--nproc-per-node",
+            "1",
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "10.11.12.1:29511",
+        ]
+        args += ["--rdzv-id", "test", "--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
+        before = ("ip", "netns", "exec", name)
+        hosts.append(torchrun(*args, "train.py", *words(config, tmp_path), before=before, GLOO_SOCKET_IFNAME="cable"))
+    outputs = [host.communicate()[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], outputs
+    assert differ(single, tmp_path) < 1e-5
+    assert [output.count("best epoch") for output in outputs] == [1, 0]

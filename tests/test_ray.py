@@ -1,0 +1,127 @@
+"""A real Ray cluster of two nodes on this machine: nodes are lost, and the files are those of the local launcher."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import predict_oof
+import train
+from foldsmith.errors import UserError
+from tests.conftest import ROOT, Chain, infer
+from tests.test_launch import artefacts, experiment
+
+# The cluster's processes and the drivers inherit it: nothing is reported, and no dashboard is started.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head with one core; tests add and remove others."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    os.environ.update(QUIET)
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def driver(script: str, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, script, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_a_fold_on(node: str, runs: Path, process: subprocess.Popen) -> Path:
+    """The folder of a fold that the node is training, past its first epoch and before its last."""
+    while process.poll() is None:
+        for log in runs.glob("*/fold*/train.log"):
+            run, number = log.parents[1], log.parent.name.removeprefix("fold")
+            begun, done = (log.parent / "last.ckpt").exists(), (run / f"{run.name}_f{number}.safetensors").exists()
+            if begun and not done and node in log.read_text():
+                return log.parent
+        time.sleep(0.02)
+    pytest.fail(f"the driver ended before the node had begun a fold:\n{process.communicate()[0]}")
+
+
+@pytest.mark.slow
+def test_folds_survive_the_loss_of_their_node(cluster, tmp_path):
+    """2 experiments x 3 folds on two nodes, of which one is removed while it trains."""
+    configs = [str(experiment(tmp_path, name, seed, epochs=12)) for name, seed in (("a", 0), ("b", 1))]
+    second = cluster.add_node(num_cpus=1)
+    words = ["--config", *configs, "--output", str(tmp_path / "ray")]
+    on_ray = ["--launcher", "ray", "--address", cluster.address]
+    job = driver("train.py", *words, *on_ray)
+    lost = wait_for_a_fold_on(second.node_id, tmp_path / "ray", job)
+    cluster.remove_node(second, allow_graceful=False)
+    output, _ = job.communicate()
+    assert job.returncode == 0, output
+    assert output.count("finished  epoch 12/12") == 6
+    log = (lost / "train.log").read_text()
+    assert "goes on after epoch" in log and log.count(": on node") + log.count(" on node") >= 2
+    job = driver("predict_oof.py", *words, *on_ray)
+    output, _ = job.communicate()
+    assert job.returncode == 0, output
+
+    train.main(["--config", *configs, "--output", str(tmp_path / "local")])
+    predict_oof.main(["--config", *configs, "--output", str(tmp_path / "local")])
+    local, ray = artefacts(tmp_path / "local"), artefacts(tmp_path / "ray")
+    assert len(local) == 18 and local.keys() == ray.keys(), "weights, OOF and scores of 6 folds"
+    assert [name for name in local if local[name] != ray[name]] == []
+
+
+@pytest.mark.slow
+def test_a_submission_of_shards_is_the_local_one(cluster, chain: Chain, few: Path, whole: bytes, tmp_path):
+    second = cluster.add_node(num_cpus=2)
+    try:
+        words = [
+            str(chain.ensemble),
+            "--models",
+            str(chain.runs),
+            "--data",
+            str(few),
+            "--output",
+            str(tmp_path / "s.csv"),
+        ]
+        words += ["--keep-predictions", str(tmp_path / "ray"), "--launcher", "ray", "--address", cluster.address]
+        job = driver("ensemble_inference.py", *words)
+        output, _ = job.communicate()
+        assert job.returncode == 0, output
+        infer(chain, tmp_path / "local.csv", "--data", str(few), "--keep-predictions", str(tmp_path / "local"))
+        assert (tmp_path / "s.csv").read_bytes() == whole
+        for name in ("a", "b"):
+            kept = [np.load(tmp_path / place / f"{name}.npy") for place in ("ray", "local")]
+            np.testing.assert_array_equal(*kept)
+    finally:
+        cluster.remove_node(second)
+
+
+@pytest.mark.slow
+def test_a_fold_that_fails_on_a_node_is_the_driver_s_error(cluster, tmp_path):
+    """An image that can't be read: the message of the task, its code, and the folds that could go on are finished."""
+    config = experiment(tmp_path, "a", epochs=1)
+    words = ["--config", str(config), "--fold", "0", "--output", str(tmp_path / "runs")]
+    broken = ["--set", "optimizer.params.lr=1e30", "--launcher", "ray", "--address", cluster.address]
+    job = driver("train.py", *words, *broken)
+    output, _ = job.communicate()
+    assert job.returncode == 2
+    assert "error: 1 of 1 jobs failed\n  a fold 0: " in output and "not finite" in output
+
+
+def test_no_cluster_at_the_address(tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch.ray import cluster
+
+    with (
+        pytest.raises(UserError, match="--address: no Ray cluster can be reached") as caught,
+        cluster("127.0.0.1:9", None, None),
+    ):
+        pass
+    assert caught.value.code == 3
