@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import ensemble_inference
+import predict_oof
 import train
 from foldsmith.errors import UserError
-from foldsmith.launch import local
+from foldsmith.launch import command, local
 from foldsmith.launch.local import Command, Slot, run_queue, slots_of
 from foldsmith.launch.progress import Job, Progress
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Chain
 
 EXPERIMENT = """\
 base: {base}
@@ -180,6 +181,23 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     assert caught.value.hint == "pip install 'foldsmith[ray]'"
     with pytest.raises(SystemExit):
         ensemble_inference.main([str(best), "--launcher", "ray", "--deadline", "1h"])
+
+
+def test_out_of_fold_predictions_are_spread_over_the_gpus(chain: Chain, monkeypatch):
+    """A process for each weights file, with the arguments of this one."""
+    queued = []
+    slots = [Slot({"CUDA_VISIBLE_DEVICES": str(index)}, frozenset({0})) for index in range(2)]
+    monkeypatch.setattr(command, "slots_of", lambda device, per_device: slots)
+    monkeypatch.setattr(command, "run_queue", lambda *args: queued.extend(args))
+    words = ["--output", str(chain.runs), "--set", *chain.sets]
+    predict_oof.main(["--config", str(chain.folder / "a.yml"), str(chain.folder / "b.yml"), *words])
+    jobs, commands, used = queued
+    assert [job.name for job in jobs] == [f"{name}_f{fold}.safetensors" for name in "ab" for fold in range(2)]
+    assert used == slots
+    weights, config = chain.weights("b", 1), str(chain.folder / "b.yml")
+    assert commands[3].output == chain.runs / "b" / "fold1" / "output.log"
+    start = [sys.executable, str(ROOT / "predict_oof.py"), "--weights", str(weights), "--output", str(chain.runs)]
+    assert commands[3].words == [*start, "--config", config, "--set", *chain.sets]
 
 
 @pytest.mark.slow

@@ -199,8 +199,8 @@ class _Batches:
         return results
 
     def _forward(self, batch: NDArray[np.uint8], views: Sequence[str]) -> Tensor:
-        fail("predict.forward")
         device, geometry = self.pipeline.device, self.pipeline.geometry
+        fail("predict.forward")
         images = torch.from_numpy(batch)
         images = images.pin_memory() if device.type == "cuda" else images
         x = to_input(images, self.pipeline.mean, self.pipeline.std, device)
