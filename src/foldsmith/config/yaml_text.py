@@ -82,6 +82,12 @@ def dump_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def dump_inline(value: Any) -> str:
+    """One value on one line: lists and sections as [a, b] and {key: value}."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
 def read_yaml(path: Path) -> Document:
     """One YAML mapping with the line of every key. Refuses what a config never needs: aliases, tags, deep nesting."""
     try:
@@ -108,10 +114,12 @@ def parse_yaml(text: str, name: str) -> Document:
         raise UserError(f"is not valid YAML: {error.reason}", file=name, line=line) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        tab = "\\t" in str(getattr(error, "problem", ""))
         raise UserError(
             f"is not valid YAML: {getattr(error, 'problem', None) or error}",
             file=name,
             line=mark.line + 1 if mark else None,
+            hint="indent with spaces, not with tabs" if tab else None,
         ) from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError("must hold `key: value` sections", file=name, line=1)
