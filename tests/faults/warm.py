@@ -5,6 +5,7 @@ processes as users start them: they end as an interpreter does, each in a sessio
 """
 
 import atexit
+import contextlib
 import importlib
 import json
 import os
@@ -153,6 +154,7 @@ def serve() -> None:
     """Answer requests until stdin ends. Only a child returns from here in the middle, as a fresh program."""
     for name in (*SCRIPTS.values(), *WARM):
         importlib.import_module(name)
+    started = []
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "wait":
@@ -161,7 +163,11 @@ def serve() -> None:
             answer = os.fork()
             if answer == 0:
                 return _become(request)
+            started.append(answer)
         print(json.dumps(answer), flush=True)
+    for pid in started:  # what a failed test did not wait for
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _wait(pid: int, timeout: float) -> int | None:
