@@ -74,7 +74,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     _handle_signals()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no accents is no reason to fail
     try:
         main(None)

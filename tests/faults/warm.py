@@ -184,6 +184,7 @@ def _become(request: dict[str, Any]) -> None:
     os.setsid()
     for number, name in enumerate(("out", "err"), start=1):
         os.dup2(os.open(Path(request["folder"]) / name, os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,7 +3,6 @@
 The text is untrusted: its size, nesting, aliases and tags are limited before anything is built from it.
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,17 +39,11 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
-def _finite(text: str) -> float | str:
-    """A number; text where it would be infinite, so that no section takes it for a number."""
-    value = float(text)
-    return value if math.isfinite(value) else text
-
-
 _SCALARS: list[tuple[str, str, str, Callable[[str], Any]]] = [
     ("null", r"~|null|Null|NULL|", "~nN", lambda text: None),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
     ("int", r"[-+]?(0|[1-9][0-9]{0,17})", "-+0123456789", int),
-    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789", _finite),
+    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789", float),
 ]
 _BUILD: dict[str, Callable[[str], Any]] = {"tag:yaml.org,2002:str": str}
 for _tag, _pattern, _first, _build in _SCALARS:
