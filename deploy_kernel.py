@@ -14,15 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import run
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    args, words = parser().parse_known_args(argv)
+
+    from foldsmith.kernel.command import run_deploy
+
+    run_deploy(args, words)
+
+
+def parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style, allow_abbrev=False)
     add = parser.add_argument
+    add("--version", action="version", version=f"foldsmith {__version__}")
     add("script", help="ensemble_inference.py, train.py, predict_oof.py, or another with a main(argv)")
     add("--output", type=Path, default=Path("kernels"), metavar="DIR", help="default: kernels")
     add("--models", nargs="+", type=Path, metavar="DIR", help="where the ensemble's weights lie (default: runs ...)")
@@ -49,11 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--public", action="store_true", help="is_private: false")
     add("--no-gpu", action="store_true", help="enable_gpu: false")
     add("--internet", action="store_true", help="enable_internet: true")
-    args, words = parser.parse_known_args(argv)
-
-    from foldsmith.kernel.command import run_deploy
-
-    run_deploy(args, words)
+    return parser
 
 
 if __name__ == "__main__":

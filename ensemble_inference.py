@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import run
     from foldsmith.launch.arguments import add_launcher, check_launcher
 except ModuleNotFoundError as missing:
@@ -23,7 +24,25 @@ except ModuleNotFoundError as missing:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    check_launcher(args)
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded: say so before the libraries that could are imported
+    from foldsmith.inference.command import run_command
+
+    if args.launcher == "local":
+        run_command(args, parser().error, lambda members: contextlib.nullcontext())
+        return
+    if args.deadline:
+        parser().error("--deadline goes with the local launcher: a cluster promises no speed")
+    from foldsmith.launch.command import sharded_prediction
+
+    run_command(args, parser().error, lambda members: sharded_prediction(args, members))
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
     parser.add_argument("ensemble", type=Path, nargs="?", help="what ensemble_search.py wrote")
     parser.add_argument(
         "--models",
@@ -50,20 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         parser.add_argument(f"--{way}", nargs="+", type=Path, metavar="FILE", help=f"combine {what}")
     add_launcher(parser)
-    args = parser.parse_args(argv)
-    check_launcher(args)
-
-    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded: say so before the libraries that could are imported
-    from foldsmith.inference.command import run_command
-
-    if args.launcher == "local":
-        run_command(args, parser.error, lambda members: contextlib.nullcontext())
-        return
-    if args.deadline:
-        parser.error("--deadline goes with the local launcher: a cluster promises no speed")
-    from foldsmith.launch.command import sharded_prediction
-
-    run_command(args, parser.error, lambda members: sharded_prediction(args, members))
+    return parser
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@
 """
 
 import argparse
+import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import run
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
@@ -28,7 +31,21 @@ def speed(text: str) -> tuple[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    args = vars(parser().parse_args(argv))
+
+    from foldsmith.ensemble.file import read_ensemble
+    from foldsmith.ensemble.search import Options, search
+
+    name, oof, speeds, as_json = args.pop("name"), args.pop("oof"), dict(args.pop("speed")), args.pop("json")
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        path = search(name, oof, Options(**args, speeds=speeds))
+    if as_json:
+        print(json.dumps({"file": str(path), **read_ensemble(path).model_dump(mode="json")}, indent=1))
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
     parser.add_argument("name", help="the ensemble file to write, with or without .yml")
     parser.add_argument("oof", nargs="+", type=Path, metavar="OOF.npy", help="one OOF file of each model")
     parser.add_argument("--method", default="auto", help=f"{METHODS} (default: auto, the best of them)")
@@ -42,12 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--speed", nargs="+", type=speed, default=[], metavar="MODEL=IPS", help="images a second")
     parser.add_argument("--folds", type=Path, metavar="FILE.npy", help="older layout: the fold of every row")
     parser.add_argument("--train-csv", type=Path, metavar="FILE.csv", help="older layout: the labels of every row")
-    args = vars(parser.parse_args(argv))
-
-    from foldsmith.ensemble.search import Options, search
-
-    name, oof, speeds = args.pop("name"), args.pop("oof"), dict(args.pop("speed"))
-    search(name, oof, Options(**args, speeds=speeds))
+    parser.add_argument("--json", action="store_true", help="print the ensemble as JSON on stdout, all else on stderr")
+    return parser
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import UserError, run
     from foldsmith.launch.arguments import add_launcher
 except ModuleNotFoundError as missing:
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
     parser.add_argument("--config", nargs="+", default=[], help="experiment files; looked for here, then in configs/")
     parser.add_argument("--weights", nargs="+", type=Path, default=[], metavar="FILE", help="default: all of the run's")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from foldsmith import __version__
     from foldsmith.errors import run
     from foldsmith.launch.arguments import add_launcher
 except ModuleNotFoundError as missing:
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"foldsmith {__version__}")
     parser.add_argument(
         "--config", nargs="+", required=True, help="experiment files; looked for here, then in configs/"
     )

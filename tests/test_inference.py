@@ -14,7 +14,7 @@ from foldsmith.data.images import read_image
 from foldsmith.data.sheets import read_csv
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
-from foldsmith.inference import decoded, ensemble
+from foldsmith.inference import decoded, lanes
 from foldsmith.inference import predict as predict_module
 from foldsmith.inference.budget import Budget
 from foldsmith.inference.decoded import DecodedImages
@@ -54,7 +54,7 @@ def test_a_deadline_in_the_middle_uses_the_threshold_of_what_is_there(chain, few
     budget = Budget(len(first.weights) * 3 + 1.5, clock=lambda: now[0])  # 70 images are 3 batches of 32
     options = Options([chain.runs], output, [CPU], data_root=few, budget=budget)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="stands on 1 of 2 members"):
-        patch.setattr(ensemble, "predict", predict_slowly)
+        patch.setattr(lanes, "predict", predict_slowly)
         run_ensemble(blend, options)
     run_ensemble(blend, Options([chain.runs], tmp_path / "all.csv", [CPU], data_root=few, keep_predictions=kept))
     probabilities = np.load(kept / f"{first.name}.npy")
@@ -225,7 +225,7 @@ def test_what_a_deadline_left_is_kept(chain, few, tmp_path):
 
 
 def test_a_network_that_overflows_in_half_precision_runs_again_in_float32(chain, few, whole, tmp_path, monkeypatch):
-    real, precisions = ensemble.predict, []
+    real, precisions = lanes.predict, []
 
     def overflowing(network, images, pipeline, *args, **rest):
         precisions.append(pipeline.amp)
@@ -233,7 +233,7 @@ def test_a_network_that_overflows_in_half_precision_runs_again_in_float32(chain,
             raise NotFinite("a: the model's output is not finite", ["x.jpg"])
         return real(network, images, pipeline, *args, **rest)
 
-    monkeypatch.setattr(ensemble, "predict", overflowing)
+    monkeypatch.setattr(lanes, "predict", overflowing)
     monkeypatch.setattr(predict_module, "amp_of", lambda config, device: "bf16")
     assert infer(chain, tmp_path / "s.csv", "--data", str(few)).read_bytes() == whole
     assert precisions == ["bf16", None] * 4

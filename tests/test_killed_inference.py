@@ -12,7 +12,7 @@ import torch
 from foldsmith.data.sheets import read_csv
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
-from foldsmith.inference import ensemble
+from foldsmith.inference import ensemble, lanes
 from foldsmith.inference import predict as predict_module
 from foldsmith.inference.ensemble import Options
 from foldsmith.inference.find import find_weights
@@ -75,8 +75,8 @@ def test_a_killed_run_leaves_a_valid_file_and_goes_on_to_the_same_bytes(
     finished = len(list((tmp_path / "s.csv.parts").glob("*.npy")))
 
     run = []
-    real = ensemble.predict
-    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
+    real = lanes.predict
+    monkeypatch.setattr(lanes, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
     infer(chain, output, "--data", str(few))
     assert output.read_bytes() == whole and len(run) == 4 - finished, "finished folds are not predicted again"
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
@@ -159,7 +159,7 @@ def test_parts_of_other_weights_do_not_count(chain, few, whole, tmp_path, monkey
         patch.setattr(Parts, "remove", lambda self: (_ for _ in ()).throw(Killed()))
         infer(chain, output, "--data", str(few))
     monkeypatch.setattr(ensemble, "code_sha256", lambda: "another program")
-    real, run = ensemble.predict, []
-    monkeypatch.setattr(ensemble, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
+    real, run = lanes.predict, []
+    monkeypatch.setattr(lanes, "predict", lambda *args, **rest: run.append(None) or real(*args, **rest))
     infer(chain, output, "--data", str(few))
     assert len(run) == 4 and output.read_bytes() == whole

@@ -35,7 +35,7 @@ def test_training_sees_pseudo_labels_and_validation_does_not(
     seen, fit = [], run_module.train_epoch
 
     def spy(training, plan, loader, table, *rest):
-        seen.append((table, list(loader.dataset.paths)))
+        seen.append((table, list(loader.dataset.reader.paths)))
         return fit(training, plan, loader, table, *rest)
 
     monkeypatch.setattr(run_module, "train_epoch", spy)

@@ -114,13 +114,15 @@ def test_columns_are_found_or_named() -> None:
     assert (table(text).ids, words(table(text))) == (["a"], [["x"]])
     message = "train.csv:1: data.id_column: no column 'kye' in the header ['key', 'id', 'tags', 'other']"
     assert refusal(text, id_column="kye") == message + "\n  hint: did you mean 'key'?"
-    assert refusal(text, label_column="TAGS").endswith("\n  hint: valid: key, id, tags, other")
+    assert refusal(text, label_column="TAGS").endswith("\n  hint: did you mean 'tags'?")
+    assert refusal(text, label_column="xyz").endswith("\n  hint: valid: key, id, tags, other")
 
 
 def test_a_label_outside_the_class_list_is_named_with_its_line() -> None:
     labels = "attribute_id,attribute_name\n10,ten\n11,eleven\n"
     assert refusal("id,attribute_ids\na,10\nb,10 12\n", labels) == (
-        "train.csv:3: label '12' of 'b' is not in the class list (2 classes)\n  hint: see labels.csv; valid: 10, 11"
+        "train.csv:3: label '12' of 'b' is not in the class list (2 classes)\n"
+        "  hint: see labels.csv; labels are split at ' ' (data.label_separator); valid: 10, 11"
     )
     assert "train.csv:2: label '010' of 'a'" in refusal("id,attribute_ids\na,010\n", labels)
     assert "train.csv:3: label 'ten' of 'b'" in refusal("id,attribute_ids\na,10\nb,ten\n", labels)

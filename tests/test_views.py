@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from foldsmith.config import load_config
 from foldsmith.errors import UserError
 from foldsmith.inference.predict import MERGES
 from foldsmith.inference.views import DIHEDRAL, PLACES, expand_views, make_view, margin_of
+from foldsmith.models.build import with_image_stats
+from foldsmith.training.setup import build_network
 
 IMAGES = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
 INVERSES = {name: name for name in DIHEDRAL} | {"rot90": "rot270", "rot270": "rot90"}
@@ -117,3 +120,11 @@ def test_merges_by_hand():
         torch.testing.assert_close(MERGES[name](logits, "multilabel"), values)
     for name in ("mean", "logits", "geometric"):
         torch.testing.assert_close(MERGES[name](logits, "multiclass").sum(), torch.tensor(1.0))
+
+
+def test_views_of_sizes_that_a_network_does_not_take_are_refused_before_training():
+    words = ["model.arch=vit_tiny_patch16_224", "model.input_size=64", "model.pretrained=false"]
+    config = with_image_stats(load_config("clipart_tiny", [*words, "test.tta=[identity, scale:1.5]"]))
+    with pytest.raises(UserError, match=r"does not take 96 x 96 images of the view 'scale:1.5'") as caught:
+        build_network(config, 5, torch.device("cpu"))
+    assert caught.value.key == "test.tta"

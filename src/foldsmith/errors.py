@@ -74,7 +74,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     _handle_signals()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no accents is no reason to fail
     try:
         main(None)
@@ -134,7 +134,8 @@ def did_you_mean(value: str, known: Iterable[str], *, show: int = 12) -> str:
     "did you mean 'focal'?"
     """
     names = list(known)
-    near = difflib.get_close_matches(value, names, n=3, cutoff=0.6)
+    by_lower = {name.lower(): name for name in reversed(names)}  # of names that differ in case only the first
+    near = [by_lower[name] for name in difflib.get_close_matches(value.lower(), by_lower, n=3, cutoff=0.6)]
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     listed = ", ".join(names[:show]) + (f", ... ({len(names)} in all)" if len(names) > show else "")

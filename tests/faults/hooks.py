@@ -115,6 +115,7 @@ def print_through_pipes() -> None:
         os.dup2(start, number)
         os.close(start)
         os.close(end)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
 
     def finish() -> None:
         sys.stdout.flush()

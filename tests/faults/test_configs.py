@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import train
 from foldsmith.config.yaml_text import KeyPath, dotted, parse_yaml
 from foldsmith.errors import UserError
-from foldsmith.training import run as run_module
+from foldsmith.launch import command
 from tests.conftest import ROOT
 
 BASE = f"base: {ROOT}/configs/clipart_tiny.yml\n"
@@ -82,7 +82,7 @@ class Broken:
 
 def refusal(text: str, monkeypatch: pytest.MonkeyPatch, path: Path) -> str:
     """What train.py says; anything but a UserError of code 2 (that is: a traceback) fails the test."""
-    monkeypatch.setattr(run_module, "train_experiment", accepted)
+    monkeypatch.setattr(command, "train_command", accepted)
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         train.main(["--config", str(path), "--output", str(path.parent / "runs")])

@@ -26,7 +26,7 @@ def test_it_prints_what_a_bug_report_needs(warm):
 
 
 def test_a_self_test_that_fails_is_exit_3(warm):
-    ended = warm.run("foldsmith", "doctor", fail="write.opened:52:enospc")
+    ended = warm.run("foldsmith", "doctor", fail="write.opened:50:enospc")
     assert ended.code == 3, ended.out
     assert "  ok: False\n" in ended.out and "could not be written: No space left on device" in ended.out
     assert ended.err.rstrip().endswith("error: the self-test failed\n  hint: its error stands above")

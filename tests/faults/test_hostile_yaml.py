@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from foldsmith.config import read_yaml
+from foldsmith.config import load_config, read_yaml
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
+from foldsmith.training.leaves import check_leaves
 
 SECONDS = 2.0
 LAUGHS = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
@@ -76,8 +77,8 @@ def test_a_long_scalar_within_the_size_is_only_text(tmp_path):
     assert len(read_yaml(path).values["a"]) == 200_000
 
 
-def test_a_number_of_many_digits_is_text(tmp_path):
-    """Python refuses to turn 5,000 digits into a number."""
-    path = tmp_path / "a.yml"
-    path.write_text("a: " + "9" * 5000 + "\n")
-    assert read_yaml(path).values == {"a": "9" * 5000}
+@pytest.mark.parametrize("key", ["model.dropout", "optimizer.params.lr"])
+def test_a_number_of_many_digits_is_not_finite_and_so_refused(key):
+    """Python refuses to turn 5,000 digits into a whole number."""
+    with pytest.raises(UserError, match=rf"--set {key}: {key}: .*(finite|inf)"):
+        load_config("clipart_tiny", [f"{key}={'9' * 5000}"], check_leaves)

@@ -34,9 +34,8 @@ def train_loader(images, order, workers, persistent):
         return loader
     return DataLoader(
         images,
-        batch_sampler=loader.batch_sampler,
-        sampler=None if loader.batch_sampler is not None else loader.sampler,
-        collate_fn=loader.collate_fn,
+        sampler=order,
+        batch_size=None,
         num_workers=workers,
         worker_init_fn=loader.worker_init_fn,
     )

@@ -5,6 +5,7 @@ processes as users start them: they end as an interpreter does, each in a sessio
 """
 
 import atexit
+import contextlib
 import importlib
 import json
 import os
@@ -153,6 +154,7 @@ def serve() -> None:
     """Answer requests until stdin ends. Only a child returns from here in the middle, as a fresh program."""
     for name in (*SCRIPTS.values(), *WARM):
         importlib.import_module(name)
+    started = []
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "wait":
@@ -161,7 +163,11 @@ def serve() -> None:
             answer = os.fork()
             if answer == 0:
                 return _become(request)
+            started.append(answer)
         print(json.dumps(answer), flush=True)
+    for pid in started:  # what a failed test did not wait for
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _wait(pid: int, timeout: float) -> int | None:
@@ -184,6 +190,7 @@ def _become(request: dict[str, Any]) -> None:
     os.setsid()
     for number, name in enumerate(("out", "err"), start=1):
         os.dup2(os.open(Path(request["folder"]) / name, os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)

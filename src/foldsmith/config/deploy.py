@@ -78,8 +78,8 @@ class Deploy(Section):
     id: Annotated[str, AfterValidator(_kernel_id)] | None = Field(
         None, description="user/slug; default: the user and the slug of the title"
     )
-    is_private: bool = True
-    enable_gpu: bool = True
+    is_private: bool = Field(True, description="whether only its owner sees the kernel")
+    enable_gpu: bool = Field(True, description="whether the kernel asks for a GPU")
     enable_internet: bool = Field(False, description="competitions refuse kernels that have it")
     machine_shape: Annotated[str, Field(pattern="^[A-Za-z0-9]+$")] | None = Field(
         None, description="such as NvidiaTeslaT4 (two of them)"

@@ -25,7 +25,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), leaf_check: Lea
         UserError: naming file, line, dotted key, value and what is valid, for every problem at once.
     """
     found = find_config(path)
-    document = _read_with_bases(found, [])
+    document = read_with_bases(found)
     above = Document({}, {(): ("--set", None)})
     for word in overrides:
         _merge(above, _override(word))
@@ -50,7 +50,7 @@ def find_config(path: str | Path) -> Path:
     )
 
 
-def _read_with_bases(path: Path, chain: list[Path]) -> Document:
+def read_with_bases(path: Path, chain: Sequence[Path] = ()) -> Document:
     """A file over its `base:`, which is a path relative to the file, and may have a base itself."""
     here = path.resolve()
     if here in chain:
@@ -65,7 +65,7 @@ def _read_with_bases(path: Path, chain: list[Path]) -> Document:
         raise UserError(
             f"{base!r} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
         )
-    below = _read_with_bases(path.parent / base, [*chain, here])
+    below = read_with_bases(path.parent / base, [*chain, here])
     below.marks[()] = (str(path), None)
     _merge(below, document)
     return below

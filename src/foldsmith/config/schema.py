@@ -51,7 +51,7 @@ class Data(Section):
         description="a training image that cannot be read: error stops and names it; skip trains on the next image in "
         "its place. Validation takes it as black then",
     )
-    num_folds: int = Field(5, ge=2, description="K")
+    num_folds: int = Field(5, ge=2, description="parts of the split, each validated by the model trained on the others")
     folds_seed: int = Field(0, ge=0, lt=2**32, description="experiments to be blended share it; apart from train.seed")
     folds: str | None = Field(
         None, description="an existing split: csv (id, fold), or .npy of folds in train.csv's order"
@@ -98,7 +98,7 @@ class Model(Section):
 class Erase(Section):
     """Random erasing (Zhong et al. 2017, arXiv:1708.04896): a rectangle is filled with the image's mean."""
 
-    prob: Probability
+    prob: Probability = Field(description="of an image")
     area: Annotated[Range, AfterValidator(at_most_one)] = Field(
         [0.02, 0.4], description="share of the image, smallest and largest"
     )
@@ -113,8 +113,8 @@ def _erase(value: Any) -> Any:
 class RectCrop(Section):
     """A rectangle of native pixels: its longer side is the input's divided by a random ratio."""
 
-    min_ratio: PositiveShare = 0.3
-    max_ratio: PositiveShare = 1.0
+    min_ratio: PositiveShare = Field(0.3, description="smallest share of the rectangle that the input is")
+    max_ratio: PositiveShare = Field(1.0, description="largest; 1 cuts as many pixels as the network sees")
     scale_both_dims: bool = Field(False, description="each side has a ratio of its own")
 
     @model_validator(mode="after")
@@ -128,16 +128,16 @@ class Affine(Section):
     shift: Probability = Field(0.0, description="largest, as a share of the image's side")
     scale: Range = Field([1.0, 1.0], description="smallest and largest; below 1 the image shrinks")
     rotate: float = Field(0.0, ge=0, le=180, description="largest, in degrees")
-    prob: Probability = 1.0
+    prob: Probability = Field(1.0, description="of an image")
 
 
 class Augmentations(Section):
     crop_jitter: int = Field(
         0, ge=0, description="pixels by which the training crop is larger before it is cut at random"
     )
-    hflip: bool = False
-    vflip: bool = False
-    rotate90: bool = False
+    hflip: bool = Field(False, description="mirror every other image left to right")
+    vflip: bool = Field(False, description="mirror every other image top to bottom")
+    rotate90: bool = Field(False, description="turn by 0, 90, 180 or 270 degrees; needs a square input")
     rect_crop: RectCrop | None = Field(None, description="cut a rectangle of native pixels and squeeze it")
     affine: Literal["soft", "medium", "hard"] | Affine | None = Field(
         None, description="shift, scale, rotate: a preset or a section; data.pad says what lies beyond the image"
@@ -154,7 +154,7 @@ class Augmentations(Section):
 
 
 class Test(Section):
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = Field(32, description="images that are predicted together")
     tta: Annotated[list[str], Field(min_length=1)] = Field(["identity"], description="views of each image")
     merge: Literal["mean", "logits", "max", "geometric"] = Field(
         "mean", description="how the views' probabilities become one; logits: the probability of the mean logit"
@@ -164,14 +164,17 @@ class Test(Section):
 class Config(Section):
     """One experiment. `name` is the file's stem and names every artefact."""
 
-    data: Data
-    model: Model
-    train: Train
-    loss: Loss = Field(Loss(name="bce"), description="default: bce, or cross_entropy where data.task is multiclass")
-    optimizer: Optimizer
-    scheduler: Component = Component(name="constant")
-    augmentations: Augmentations = Augmentations()
-    test: Test = Test()
+    data: Data = Field(description="the competition's files, and how they are split and cut")
+    model: Model = Field(description="the network and what it sees")
+    train: Train = Field(description="how long and in which parts it is trained")
+    loss: Loss = Field(
+        Loss(name="bce"),
+        description="what training minimises; default: bce, or cross_entropy where data.task is multiclass",
+    )
+    optimizer: Optimizer = Field(description="any optimizer of timm, and its learning rates")
+    scheduler: Component = Field(Component(name="constant"), description="how the learning rate changes")
+    augmentations: Augmentations = Field(Augmentations(), description="what happens to images while training")
+    test: Test = Field(Test(), description="out-of-fold prediction and inference")
     metric: str = Field(
         "f2",
         description="decides which epoch is best, and what the blend search maximises; default: f2, or accuracy where "

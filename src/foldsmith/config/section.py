@@ -37,5 +37,5 @@ class Section(BaseModel):
 class Component(Section):
     """A thing chosen by name; `params` are bound to its signature before any data is read."""
 
-    name: str
+    name: str = Field(description="which one")
     params: dict[str, Any] = Field(default={}, description="keyword arguments of what `name` chooses")

@@ -71,11 +71,11 @@ class Stage(Section):
 
     num_epochs: PositiveFloat = Field(1.0, description="default: train.num_epochs; 0.5 is half a pass over the images")
     trainable: Trainable = Field("all", description=TRAINABLE)
-    optimizer: Optimizer | None = None
-    scheduler: Component | None = None
-    sampler: Component | None = None
-    loss: Loss | None = None
-    mixup: Mix | None = None
+    optimizer: Optimizer | None = Field(None, description="default: the experiment's")
+    scheduler: Component | None = Field(None, description="default: the experiment's, begun anew")
+    sampler: Component | None = Field(None, description="default: train.sampler")
+    loss: Loss | None = Field(None, description="default: the experiment's")
+    mixup: Mix | None = Field(None, description="default: train.mixup")
     sparsity: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="share of each conv and linear weight, the smallest, that is zero while the stage lasts"
     )
@@ -87,7 +87,7 @@ class Stage(Section):
 
 
 class Train(Section):
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = Field(16, description="images whose gradients are computed together")
     batch_size_is: Literal["global", "per_process"] = Field(
         "global", description="where torchrun starts several processes: whether they share a batch, or have one each"
     )
@@ -104,7 +104,7 @@ class Train(Section):
     stages: list[Stage] = Field([], description="parts that follow each other; none: one, as the experiment says")
     sampler: Component | None = Field(None, description="which images an epoch draws; default: each once")
     swa: Swa | None = Field(None, description="average the weights of some epochs; kept where it scores better")
-    early_stopping: EarlyStopping | None = None
+    early_stopping: EarlyStopping | None = Field(None, description="when a stage ends before its last epoch")
     mixup: Mix | None = Field(None, description="mix whole images and their labels")
     cutmix: Mix | None = Field(None, description="mix a box of another image in, labels by area")
     mix_prob: Probability = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is named")
@@ -112,6 +112,9 @@ class Train(Section):
     clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="data loading processes; auto: by device and cores; 0: none, batches are made between steps"
+    )
+    loggers: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="where scores go beside metrics.csv, which is always written; each is a package of its own"
     )
     worker_timeout: PositiveFloat = Field(
         300.0, description="seconds after which a data loading process that gives no batch is taken for dead"

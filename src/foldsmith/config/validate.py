@@ -67,7 +67,7 @@ def _sentence(path: tuple[str | int, ...], items: list[Any], schema: type[BaseMo
         return f"expected {' or '.join(dict.fromkeys(choices))}{got}" + (f"; {near}" if "did you" in near else "")
     match first["type"]:
         case "extra_forbidden":
-            return f"unknown key; {did_you_mean(str(path[-1]), _known_keys(path[:-1], schema), show=30)}"
+            return f"unknown key; {_where_it_belongs(str(path[-1]), path[:-1], schema)}"
         case "missing":
             return "required key is missing"
         case "literal_error":
@@ -77,6 +77,14 @@ def _sentence(path: tuple[str | int, ...], items: list[Any], schema: type[BaseMo
         case "value_error":
             return str(first["ctx"]["error"])
     return f"expected {_expected(first)}{got}"
+
+
+def _where_it_belongs(key: str, path: tuple[str | int, ...], schema: type[BaseModel]) -> str:
+    """The sections at the top that have the key, else what is near and valid here."""
+    tops = {name: _section_in_or_none(each.annotation) for name, each in schema.model_fields.items()}
+    homes = [f"{name}.{key}" for name, section in tops.items() if section is not None and key in section.model_fields]
+    near = did_you_mean(key, _known_keys(path, schema), show=30)
+    return f"did you mean {' or '.join(homes)}?" if homes and key != "name" and "did you" not in near else near
 
 
 def _expected(item: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 The text is untrusted: its size, nesting, aliases and tags are limited before anything is built from it.
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,17 +39,11 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
-def _finite(text: str) -> float | str:
-    """A number; text where it would be infinite, so that no section takes it for a number."""
-    value = float(text)
-    return value if math.isfinite(value) else text
-
-
 _SCALARS: list[tuple[str, str, str, Callable[[str], Any]]] = [
     ("null", r"~|null|Null|NULL|", "~nN", lambda text: None),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true"),
     ("int", r"[-+]?(0|[1-9][0-9]{0,17})", "-+0123456789", int),
-    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789", _finite),
+    ("float", r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789", float),
 ]
 _BUILD: dict[str, Callable[[str], Any]] = {"tag:yaml.org,2002:str": str}
 for _tag, _pattern, _first, _build in _SCALARS:
@@ -89,6 +82,12 @@ def dump_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def dump_inline(value: Any) -> str:
+    """One value on one line: lists and sections as [a, b] and {key: value}."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
 def read_yaml(path: Path) -> Document:
     """One YAML mapping with the line of every key. Refuses what a config never needs: aliases, tags, deep nesting."""
     try:
@@ -115,10 +114,12 @@ def parse_yaml(text: str, name: str) -> Document:
         raise UserError(f"is not valid YAML: {error.reason}", file=name, line=line) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        tab = "\\t" in str(getattr(error, "problem", ""))
         raise UserError(
             f"is not valid YAML: {getattr(error, 'problem', None) or error}",
             file=name,
             line=mark.line + 1 if mark else None,
+            hint="indent with spaces, not with tabs" if tab else None,
         ) from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError("must hold `key: value` sections", file=name, line=1)

@@ -102,8 +102,7 @@ class CacheMaker:
         scaled = "native" if geometry is None else f"{geometry.mode} {geometry.height} x {geometry.width}"
         self.words = f"{len(paths)} images, {scaled}"
         folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
-        stats = ((folders[path.parent] / path.name, path.stat()) for path in paths)
-        files = (f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        files = (f"{folders[path.parent] / path.name} {_stamp(path)}" for path in paths)
         self.path = cache_folder() / f"{sha256_lines([str(MAGIC), scaled, *files])[:32]}.images"
 
     def on_disk(self, images: CachedImages, build: bool, anyway: bool) -> None:
@@ -177,6 +176,15 @@ class CacheMaker:
         file.seek(0)
         file.write(header.data)
         file.flush()
+
+
+def _stamp(path: Path) -> str:
+    """What changes when a file does. It may be missing: data.on_bad_image: skip."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def cache_folder() -> Path:

@@ -36,7 +36,8 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
         max_rows: rows to read at most; 0 reads the header only.
     """
     if not path.is_file():
-        raise UserError("file not found", file=path, hint="data.root or the key that names this file is wrong")
+        hint = f"data.root or the key that names this file is wrong; relative paths begin in {Path.cwd()}"
+        raise UserError("file not found", file=path, hint=hint)
     rows: list[list[str]] = []
     lines: list[int] = []
     try:

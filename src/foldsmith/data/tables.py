@@ -132,7 +132,8 @@ def read_table(config: Config) -> Table:
     index = _token_index(classes, words)
     if list(index) != classes.tokens:  # the table writes names, so the submission does
         classes = Classes(classes.names, classes.names)
-    hint = f"see {config.data_path('labels_csv')}; " + ("data.task: multiclass splits no label; " if one_label else "")
+    at = f"labels are split at {separator!r} (data.label_separator)"
+    hint = f"see {config.data_path('labels_csv')}; {'data.task: multiclass splits no label' if one_label else at}; "
     starts, indices = encode_labels(sheet, ids, words, index, hint)
     return Table(ids, starts, indices, classes, separator, group_column(sheet, config))
 
@@ -192,7 +193,8 @@ def find_separator(texts: list[str]) -> str:
 def read_classes(config: Config, words: list[list[str]]) -> Classes:
     """The class list from labels.csv, in its order; without one, every label that occurs, in natural order."""
     path = config.data_path("labels_csv")
-    if not path.is_file():
+    # A file called labels.csv may be the label table itself.
+    if not path.is_file() or (config.data.labels_csv is None and path == valid_csv_path(config)):
         if config.data.labels_csv is not None:
             raise UserError("file not found", file=path, key="data.labels_csv")
         tokens = sorted({word for labels in words for word in labels}, key=_natural)

@@ -1,5 +1,6 @@
 """What a blend's score is worth: folds held out, images resampled, members left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from foldsmith.ensemble.objective import DenseObjective, Objective, Point, Weigh
 from foldsmith.ensemble.optimizers import climb, run
 from foldsmith.ensemble.threads import in_threads
 from foldsmith.ensemble.thresholds import Rule
-from foldsmith.metrics import Probabilities, Targets, decide
+from foldsmith.metrics import Metric, Probabilities, Targets, decide
 
 RESAMPLES = 1000  # of the images, where a score is a mean over images
 COSTLY_RESAMPLES = (20, 100)  # at least and at most, where it is computed anew for each
@@ -127,21 +128,46 @@ def _together(problem: Problem, folds: list[dict[str, Held]]) -> tuple[dict[str,
 
 def _resample(problem: Problem, folds: list[dict[str, Held]]) -> dict[str, NDArray[np.float64]]:
     """Scores of the three kinds when images are drawn with replacement, the same draws for all."""
-    rng, metric, images = np.random.default_rng(0), problem.metric, len(problem.data.fold_of)
     if all(held[kind].rows is not None for held in folds for kind in KINDS):
         rows = np.stack([np.concatenate([held[kind].rows for held in folds]) for kind in KINDS])
-        means = np.empty((RESAMPLES, len(KINDS)))
-        for number in range(RESAMPLES):
-            counts = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)
-            means[number] = rows @ counts / images
-        return dict(zip(KINDS, means.T, strict=True))
+        return dict(zip(KINDS, resampled_means(rows), strict=True))
     values, targets = _together(problem, folds)
-    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    return dict(zip(KINDS, resampled_scores([values[kind] for kind in KINDS], targets, problem.metric), strict=True))
+
+
+def resampled_means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over images that are drawn with replacement, the same draws for all models.
+
+    Args:
+        rows: (models, images) the score of every image.
+
+    Returns:
+        (models, RESAMPLES); the same for the same rows.
+    """
+    rng, images = np.random.default_rng(0), rows.shape[1]
+    means = np.empty((len(rows), RESAMPLES))
+    for number in range(RESAMPLES):
+        counts = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)
+        means[:, number] = rows @ counts / images
+    return means
+
+
+def resampled_scores(values: Sequence[Probabilities], targets: Targets, metric: Metric) -> NDArray[np.float64]:
+    """`resampled_means` for metrics that are no mean over images, of which each resample is scored anew.
+
+    Args:
+        values: of each model, less its threshold, (images, classes).
+        targets: bool (images, classes).
+
+    Returns:
+        (models, resamples): 20 to 100 of them, the fewer the more values there are.
+    """
+    rng, images = np.random.default_rng(0), len(targets)
+    scores: list[list[float]] = []
     for _ in range(int(np.clip(2e8 / targets.size, *COSTLY_RESAMPLES))):
         drawn = rng.integers(0, images, images)
-        for kind in KINDS:
-            scores[kind].append(metric.score(values[kind][drawn], targets[drawn], 0.0))
-    return {kind: np.array(values) for kind, values in scores.items()}
+        scores.append([metric.score(each[drawn], targets[drawn], 0.0) for each in values])
+    return np.array(scores).T
 
 
 def leave_one_out(problem: Problem, best: Point) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 run_ensemble    checks all that can be wrong, then: the prior, and a better submission after every member
 """
 
-import dataclasses
 import itertools
 import os
 import queue
@@ -16,26 +15,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from foldsmith.config import Config
-from foldsmith.data.images import find_images, geometry_of
+from foldsmith.data.images import find_images
 from foldsmith.data.tables import class_columns, read_sample
 from foldsmith.ensemble.file import Ensemble, blend
-from foldsmith.errors import EXIT_DEADLINE, EXIT_UNTRUSTED, UserError
+from foldsmith.errors import EXIT_DEADLINE, UserError
 from foldsmith.files import code_sha256, sha256_file, sha256_lines
 from foldsmith.inference.anytime import BeforeBatch, MemberJob, MembersRun
 from foldsmith.inference.budget import Budget
-from foldsmith.inference.decoded import Canvas, DecodedImages
-from foldsmith.inference.find import find_weights, hashes_of, locate_data
+from foldsmith.inference.decoded import DecodedImages
+from foldsmith.inference.find import find_weights, locate_data
+from foldsmith.inference.lanes import Lane, MemberWeights
 from foldsmith.inference.parts import Parts
-from foldsmith.inference.predict import Fits, NotFinite, amp_of, pipeline_of, predict
+from foldsmith.inference.predict import amp_of
 from foldsmith.inference.predictions import FORM, save_predictions
 from foldsmith.inference.submission import Submission, check_writable
-from foldsmith.inference.views import expand_views, margin_of
+from foldsmith.inference.views import expand_views
 from foldsmith.metrics import Probabilities, decide
-from foldsmith.models.weights import config_of, load_model, read_header, reload_model
 
 # A weights file's probabilities of images, and the rows that can't be read: (weights, config, images, views, merge).
 Elsewhere = Callable[[Path, Config, Sequence[Path], list[str], str], tuple[Probabilities, dict[int, str]]]
@@ -115,47 +112,15 @@ def run_ensemble(ensemble: Ensemble, options: Options, stands: Callable[[], None
     work.parts.remove()
 
 
-class _Lane:
-    """A device and the network that it holds."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.shape: Any = None
-        self.network: nn.Module = nn.Identity()
-        self.fits: Fits | None = None
-
-    def load(self, shape: Any, weights: Path, batch_size: int) -> None:
-        """Put weights into the network; build another one where `shape`, all but the weights, differs."""
-        if self.shape == shape:
-            reload_model(self.network, weights)
-            return
-        self.shape, self.network, self.fits = None, nn.Identity(), Fits(batch_size)  # the old one makes room first
-        self.network = load_model(weights, self.device)
-        self.shape = shape
-
-
 class _Work:
     """All that the members share, checked: weights, classes, the test images, where the submission goes."""
 
     def __init__(self, ensemble: Ensemble, weights: dict[str, Path], options: Options) -> None:
-        self.ensemble, self.weights, self.elsewhere = ensemble, weights, options.elsewhere
-        self.headers = {name: read_header(path) for name, path in weights.items()}
-        self.sha256 = {name: known or sha256_file(weights[name]) for name, known in hashes_of(ensemble).items()}
-        self.classes = _classes(ensemble, self.headers)
-        if isinstance(ensemble.threshold, list) and len(ensemble.threshold) != len(self.classes):
-            raise UserError(
-                f"{len(ensemble.threshold)} thresholds do not fit {len(self.classes)} classes", key="threshold"
-            )
-        for name, path in weights.items():
-            if self._config(name).data.task != ensemble.task:
-                message = f"is of task {self._config(name).data.task}, the ensemble of {ensemble.task}"
-                raise UserError(message, file=path, code=EXIT_UNTRUSTED)
-        unknown = [label for label in ensemble.prior if label not in self.classes]
-        if unknown:
-            raise UserError(f"holds labels that are no classes: {', '.join(unknown[:5])}", key="prior")
-        self.order = {name: _order(header, self.classes, weights[name]) for name, header in self.headers.items()}
+        self.ensemble, self.elsewhere = ensemble, options.elsewhere
+        self.known = MemberWeights(ensemble, weights)
+        self.classes = self.known.classes
         first = ensemble.members[0].weights[0]
-        config = locate_data(config_of(self.headers[first], weights[first]), options.data_root)
+        config = locate_data(self.known.config(first), options.data_root)
         sample, id_column = read_sample(config)
         self.ids = sample.column(id_column)
         columns = class_columns(config, sample, id_column, self.classes)
@@ -163,20 +128,19 @@ class _Work:
             options.output, sample, id_column, columns, self.classes, config.data.label_separator or " "
         )
         paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension, missing_ok=True)
-        kept = self._canvases() if self.elsewhere is None else []
+        kept = self.known.canvases() if self.elsewhere is None else []
         self.images = DecodedImages(paths, keep=kept, skip_bad=True)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
         self.device = options.devices[0]
-        self.lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        self.lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for device in options.devices:
-            self.lanes.put(_Lane(device))
+            self.lanes.put(Lane(device))
 
     def predict_fold(self, member: int, fold: int, before_batch: BeforeBatch) -> Probabilities:
         """Probabilities of a weights file, classes in the ensemble's order; from a killed run's parts if they fit."""
         job = self.ensemble.members[member]
         name, views = job.weights[fold], expand_views(job.views)
-        config = self._config(name)
         fewest = len(views)
 
         def counting(images: int) -> int:
@@ -191,34 +155,20 @@ class _Work:
             return known
         if self.elsewhere is None:
             title = f"member {member + 1}/{len(self.ensemble.members)} {job.name}, fold {fold + 1}/{len(job.weights)}"
-            predicted = self._predict_here(name, config, views, job.merge, title, counting)
+            lane = self.lanes.get()
+            try:
+                predicted = lane.predict(self.known, name, self.images, views, title, job.merge, counting)
+            finally:
+                self.lanes.put(lane)
         else:
             counting(0)
-            predicted, bad = self.elsewhere(self.weights[name], config, self.images.paths, views, job.merge)
+            path, config = self.known.paths[name], self.known.config(name)
+            predicted, bad = self.elsewhere(path, config, self.images.paths, views, job.merge)
             self.images.bad |= bad
-        predicted = np.ascontiguousarray(predicted[:, self.order[name]])
+        predicted = np.ascontiguousarray(predicted[:, self.known.order[name]])
         if fewest == len(views):
             self._save(made_from, predicted)
         return predicted
-
-    def _predict_here(
-        self, name: str, config: Config, views: list[str], merge: str, title: str, before_batch: BeforeBatch
-    ) -> Probabilities:
-        lane = self.lanes.get()
-        try:
-            pipeline = pipeline_of(config, lane.device)
-            lane.load((config.model, self.headers[name]["classes"]), self.weights[name], pipeline.batch_size)
-            options: dict[str, Any] = {"merge": merge, "before_batch": before_batch, "fits": lane.fits}
-            try:
-                return predict(lane.network, self.images, pipeline, views, title, **options)
-            except NotFinite as error:
-                if pipeline.amp is None:
-                    raise
-                print(f"{error.message}; again in float32")
-                exact = dataclasses.replace(pipeline, amp=None)
-                return predict(lane.network, self.images, exact, views, title, **options)
-        finally:
-            self.lanes.put(lane)
 
     @cached_property
     def images_sha256(self) -> str:
@@ -239,16 +189,17 @@ class _Work:
     def _made_from(self, member: int, fold: int) -> dict[str, Any]:
         """All that a fold's predictions follow from."""
         job = self.ensemble.members[member]
+        config = self.known.config(job.weights[fold])
         return {
-            "weights": self.sha256[job.weights[fold]],
+            "weights": self.known.sha256[job.weights[fold]],
             "classes": self.ensemble.classes_sha256,
             "views": expand_views(job.views),
             "merge": job.merge,
             "images": self.images_sha256,
             "code": self.code_sha256,
-            "batch_size": self._config(job.weights[fold]).test.batch_size,
+            "batch_size": config.test.batch_size,
             "device": self.device.type,
-            "amp": amp_of(self._config(job.weights[fold]), self.device),
+            "amp": amp_of(config, self.device),
         }
 
     def _save(self, made_from: dict[str, Any], predicted: Probabilities) -> None:
@@ -284,47 +235,9 @@ class _Work:
             for row in sorted(bad):
                 print(f"  {self.images.paths[row].name!r}: {bad[row]}")
 
-    def _config(self, name: str) -> Config:
-        return config_of(self.headers[name], self.weights[name])
-
-    def _canvases(self) -> list[Canvas]:
-        """What the members need of each image."""
-        canvases = []
-        for member in self.ensemble.members:
-            for name in member.weights:
-                geometry = geometry_of(self._config(name))
-                margin = margin_of(expand_views(member.views), geometry.height, geometry.width)
-                canvases.append(Canvas(geometry, margin))
-        return canvases
-
 
 def _sha256(path: Path) -> str:
     try:
         return sha256_file(path)
     except (OSError, ValueError) as error:  # it is not there, or its name is none
         return type(error).__name__
-
-
-def _classes(ensemble: Ensemble, headers: dict[str, dict[str, Any]]) -> list[str]:
-    """The ensemble's class list: that of the weights whose hash is the ensemble's."""
-    for header in headers.values():
-        if sha256_lines(header["classes"]) == ensemble.classes_sha256:
-            return list(header["classes"])
-    first = next(iter(headers.values()))
-    hashes = f"{ensemble.classes_sha256[:12]} there, {sha256_lines(first['classes'])[:12]} here"
-    raise UserError(
-        f"has another class list than all of its weights: {hashes}", key="classes_sha256", code=EXIT_UNTRUSTED
-    )
-
-
-def _order(header: dict[str, Any], classes: list[str], path: Path) -> NDArray[np.int64]:
-    """Where each of the ensemble's classes stands in a weights file; another set of classes is refused."""
-    own = {token: index for index, token in enumerate(header["classes"])}
-    if len(own) != len(classes) or own.keys() != set(classes):
-        strange = sorted(own.keys() ^ set(classes))[:5]
-        raise UserError(
-            f"has other classes than the ensemble: {len(own)} instead of {len(classes)}; {', '.join(strange)} differ",
-            file=path,
-            code=EXIT_UNTRUSTED,
-        )
-    return np.array([own[token] for token in classes], dtype=np.int64)

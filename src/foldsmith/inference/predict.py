@@ -109,6 +109,7 @@ def predict(
     canvas: Canvas | None = None,
     before_batch: Callable[[int], int] | None = None,
     fits: "Fits | None" = None,
+    bar: bool = True,
 ) -> Probabilities:
     """Probabilities of every image, merged over views.
 
@@ -121,6 +122,7 @@ def predict(
         before_batch: called with the number of images that are done, before each batch: how many of the views it gets;
             may raise to end the run.
         fits: what is known of how many images go through at once; it is kept for the next call.
+        bar: show one where the output is a terminal.
 
     Returns:
         float32 (images, classes), rows in the order of the images' paths.
@@ -137,7 +139,7 @@ def predict(
     done, batches = 0, _Batches(model, pipeline, merge, fits or Fits(pipeline.batch_size))
     with (
         torch.inference_mode(),
-        tqdm(total=len(images), desc=description, unit="img", disable=None, leave=False) as bar,
+        tqdm(total=len(images), desc=description, unit="img", disable=None if bar else True, leave=False) as shown,
     ):
         for batch in images.batches(canvas, pipeline.batch_size):
             fail("predict.batch")
@@ -146,7 +148,7 @@ def predict(
             parts += [result.cpu().numpy() for result in running]
             running = following
             done += len(batch)
-            bar.update(len(batch))
+            shown.update(len(batch))
         parts += [result.cpu().numpy() for result in running]
     probabilities = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))

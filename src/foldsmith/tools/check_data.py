@@ -1,4 +1,4 @@
-"""`foldsmith check-data`: what is wrong with a competition's images and tables, before a training finds out."""
+"""`foldsmith check-data`: a look at the files before anything is trained."""
 
 import argparse
 from collections import defaultdict
@@ -6,18 +6,64 @@ from pathlib import Path
 
 from foldsmith.errors import UserError
 
-HELP = "decode every image and read every table; list what is bad, with the reason"
+HELP = "look at a new competition's files and write an experiment for them; or list what is bad in an experiment's"
+EXAMPLE = "foldsmith check-data --root ../input/mine --output configs/mine.yml"
 SHOWN = 3  # files of each note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--root", type=Path, metavar="DIR", help="a new competition's folder")
+    what.add_argument("--config", help="experiment file; looked for here, then in configs/")
+    parser.add_argument(
+        "--output", metavar="YML", help="of --root: write an experiment; default: print its data section"
+    )
+    parser.add_argument(
+        "--from", dest="source", default="clipart_lite0", metavar="CONFIG", help="its other sections (clipart_lite0)"
+    )
+    parser.add_argument("--num-folds", type=int, default=5, metavar="K", help="of --root (default: 5)")
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="CSV",
+        help="of --root: also write the label table with a column that keeps near-duplicates in one fold, and use it",
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--cache", action="store_true", help="decode the images into the cache of data.cache, too")
     parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
 
 
 def run(args: argparse.Namespace) -> None:
+    _survey(args) if args.root is not None else _check(args)
+
+
+def _survey(args: argparse.Namespace) -> None:
+    """Look at a folder that no experiment names yet."""
+    from foldsmith.config import dump_yaml
+    from foldsmith.config.starter import new_config_path, write_starter
+    from foldsmith.data.survey import survey, write_groups
+    from foldsmith.tools.schema import foldsmith_schema
+
+    if args.num_folds < 2:
+        raise UserError(f"expected at least 2, got {args.num_folds}", key="--num-folds")
+    path = new_config_path(args.output) if args.output else None
+    found = survey(args.root, args.num_folds)
+    print("\n".join(found.facts))
+    for warning in found.warnings:
+        print(f"warning: {warning}")
+    section = found.section
+    if args.groups is not None:
+        section = section | write_groups(args.groups, found)
+    if path is None:
+        print(dump_yaml({"data": section}), end="")
+        return
+    changes = {"data": section, "model": {"input_size": found.input_size}}
+    write_starter(path, args.source, foldsmith_schema(), changes)
+    print(f"{path}: written; try it: ./train.py --config {path} --smoke")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Decode every image and read every table of an experiment."""
     from tqdm import tqdm
 
     from foldsmith.config import load_config

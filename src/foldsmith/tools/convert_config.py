@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "rewrite an experiment file of the 7-model iMet 2019 solution"
+EXAMPLE = "foldsmith convert-config old.yml --output new.yml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

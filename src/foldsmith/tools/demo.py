@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "the whole chain on data/clipart; `make demo` calls it"
+EXAMPLE = "foldsmith demo --output runs/demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

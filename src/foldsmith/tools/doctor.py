@@ -6,6 +6,7 @@ import json
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 HELP = "what a bug report needs: versions, device, threads, free space, caches, a self-test of seconds"
+EXAMPLE = "foldsmith doctor --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from foldsmith.errors import UserError
 
 HELP = "write FILE.enc of each file, for weights in public datasets"
+EXAMPLE = "foldsmith encrypt runs/a/a_f0.safetensors runs/a/a_f1.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

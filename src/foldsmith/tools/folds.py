@@ -6,6 +6,7 @@ from pathlib import Path
 from foldsmith.errors import UserError
 
 HELP = "make the split of an experiment: writes csv (id, fold), says how good it is"
+EXAMPLE = "foldsmith folds --config clipart_tiny.yml --output folds.csv --report classes.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "the loss while the learning rate rises: a PNG and a suggested rate"
+EXAMPLE = "foldsmith lr-find --config clipart_tiny.yml --steps 60"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

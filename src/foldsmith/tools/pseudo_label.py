@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write a table for data.train_csv with confident predictions in it"
+EXAMPLE = "foldsmith pseudo-label --oof runs/a/a_f0.npy --threshold 0.7 --output pseudo.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,25 +1,36 @@
-"""`foldsmith schema`: what editors complete experiment files from."""
+"""`foldsmith schema`: what editors complete experiment files from, and the reference of their keys."""
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
-HELP = "print the JSON Schema of experiment files, for editors"
+HELP = "print the JSON Schema of experiment files, for editors; or the reference of their keys"
+EXAMPLE = "foldsmith schema --markdown --output docs/config.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It takes no arguments."""
+    parser.add_argument("--markdown", action="store_true", help="the reference for people, docs/config.md")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
 
 
 def run(args: argparse.Namespace) -> None:
-    print(json.dumps(foldsmith_schema(), indent=1))
+    from foldsmith.config.describe import markdown
+    from foldsmith.files import write_text
+
+    schema = foldsmith_schema()
+    text = markdown(schema) if args.markdown else json.dumps(schema, indent=1) + "\n"
+    if args.output is None:
+        print(text, end="")
+    else:
+        write_text(args.output, text)
 
 
-def foldsmith_schema() -> dict[str, object]:
-    """The JSON Schema of an experiment file, with `base`, which the loader takes out before validation."""
-    from foldsmith.config import Config
+def foldsmith_schema() -> dict[str, Any]:
+    """The JSON Schema with the names that losses, schedules and samplers have."""
+    from foldsmith.config.describe import json_schema
+    from foldsmith.data.sampling import SAMPLERS
+    from foldsmith.losses import LOSSES
+    from foldsmith.training.schedules import SCHEDULES
 
-    schema = Config.model_json_schema()
-    schema["properties"]["base"] = {"type": "string", "description": "a config that this one overrides; relative path"}
-    for section in (schema, *schema["$defs"].values()):
-        section.pop("required", None)  # a base may hold what is missing here
-    return schema
+    return json_schema({"loss": list(LOSSES), "scheduler": list(SCHEDULES), "sampler": list(SAMPLERS)})

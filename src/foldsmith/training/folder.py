@@ -14,6 +14,7 @@ from foldsmith.files import write_text
 # lies is free, what it holds is not: its hash is checked.
 FREE_KEYS = {
     "train.workers",
+    "train.loggers",
     "train.worker_timeout",
     "data.root",
     "data.train_csv",
@@ -102,7 +103,7 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     A key that an older version did not know counts as its default.
     """
     known, _ = schema_problems(old, Config)
-    flat_old, flat_new = _flat(known.model_dump(mode="json") if known else old), _flat(new)
+    flat_old, flat_new = flat_keys(known.model_dump(mode="json") if known else old), flat_keys(new)
     return [
         f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
         for key in sorted({*flat_old, *flat_new})
@@ -110,11 +111,12 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level: {"loss": {"name": "bce"}} -> {"loss.name": "bce"}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_keys(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from foldsmith.config.training import Warmup
 from foldsmith.data.dataset import Batch
@@ -25,6 +24,7 @@ from foldsmith.training.checkpoints import Training
 from foldsmith.training.device_transforms import move_images
 from foldsmith.training.mixing import Mixing
 from foldsmith.training.schedules import set_rates
+from foldsmith.training.watch import Watch
 
 SHOWN_IDS = 48
 MAX_BAD_STEPS = 3  # steps in a row whose loss may be NaN or infinite
@@ -61,7 +61,7 @@ def train_epoch(
     plan: EpochPlan,
     loader: DataLoader,
     table: Table,
-    description: str,
+    watch: Watch,
     after_batch: Callable[[], None] | None = None,
 ) -> Epoch:
     """Train for one pass over the loader.
@@ -72,8 +72,8 @@ def train_epoch(
     losses: list[float] = []
     bad_ids: list[str] = []  # of the images of the last batches, while their loss is not finite
     bad_steps = images = 0
-    batches, started = _Timed(loader), time.perf_counter()
-    with tqdm(total=len(loader), desc=description, unit="batch", disable=None, leave=False) as bar:
+    timed, started = _Timed(loader), time.perf_counter()
+    with watch.epoch(timed, len(loader), training.progress.epoch) as batches:
         for batch, item in enumerate(batches):
             fail("epoch.batch")
             rows = item.rows.numpy()
@@ -90,14 +90,13 @@ def train_epoch(
                 _step(training, plan, finite=all(map(math.isfinite, losses[-group:])))
                 if plan.warmup is not None and training.progress.step == plan.warmup.steps:
                     _thaw(training, plan)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update()
+            watch.show_loss(loss)
             if after_batch is not None:
                 after_batch()
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise _not_finite(training, losses[-1], bad_ids)
-    return Epoch(float(np.mean(finite)), images, time.perf_counter() - started, batches.waiting)
+    return Epoch(float(np.mean(finite)), images, time.perf_counter() - started, timed.waiting)
 
 
 class _Timed:

@@ -6,7 +6,7 @@ _train_stage       data, loss, optimizer, epochs; scoring.finish_epoch validates
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, 
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.lock import locked_run, remove_stale_files
+from foldsmith.training.loggers import check_loggers
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.profiling import profiled
 from foldsmith.training.records import draw_curves
@@ -46,6 +47,7 @@ from foldsmith.training.setup import (
     use_cores,
 )
 from foldsmith.training.stages import StagePlan, stages_of
+from foldsmith.training.watch import Watch
 
 
 def train_experiment(
@@ -87,6 +89,7 @@ def open_experiment(
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
+    check_loggers(config)
     config = with_image_stats(config)
     table = read_table(config)
     config = config.model_copy(update={"data": config.data.model_copy(update={"label_separator": table.separator})})
@@ -189,18 +192,19 @@ def _train_stages(job: FoldJob) -> Progress:
     job.say(f"{job.workers} data loading processes, {torch.get_num_threads()} torch threads on {job.device}")
 
     stages = stages_of(config)
-    for stage in stages[progress.stage :]:
-        if len(stages) > 1:
-            job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
-        training = start_stage(model, stage, progress, job.device)
-        training.pieces = pieces
-        if checkpoint is not None:
-            restore(training, checkpoint)
-            checkpoint = None
-            job.say(f"goes on after epoch {progress.epoch}")
-        _train_stage(job, stage, training)
-        ended = training.progress
-        progress, job = ended.next_stage(), replace(job, profile=False)
+    with closing(Watch(config, job.fold, job.run.fold(job.fold))) as watch:
+        for stage in stages[progress.stage :]:
+            if len(stages) > 1:
+                job.say(f"stage {stage.number + 1} of {len(stages)}: {stage.words}")
+            training = start_stage(model, stage, progress, job.device)
+            training.pieces = pieces
+            if checkpoint is not None:
+                restore(training, checkpoint)
+                checkpoint = None
+                job.say(f"goes on after epoch {progress.epoch}")
+            _train_stage(job, stage, training, watch)
+            ended = training.progress
+            progress, job = ended.next_stage(), replace(job, profile=False)
     return ended
 
 
@@ -222,7 +226,7 @@ def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
     return content
 
 
-def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
+def _train_stage(job: FoldJob, stage: StagePlan, training: Training, watch: Watch) -> None:
     """The epochs of a stage that are still to do; at the end of the last one, its averaged weights."""
     train, device, progress = stage.config.train, job.device, training.progress
 
@@ -243,12 +247,11 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training) -> None:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
         torch.manual_seed(_dropout_seed(train.seed, progress.epoch))
         fail("epoch.begin")
-        description = f"{job.config.name} fold {job.fold} epoch {progress.epoch + 1}"
         with profiling as after_batch:
-            epoch = train_epoch(training, plan, loader, table, description, after_batch)
+            epoch = train_epoch(training, plan, loader, table, watch, after_batch)
         profiling = nullcontext()
         distributed.average_statistics(training.model, training.scored_model)
-        finish_epoch(job, training, plan, epoch)
+        finish_epoch(job, training, plan, epoch, watch)
 
     if training.swa is not None:
         order.epoch, order.batches = progress.epoch, whole

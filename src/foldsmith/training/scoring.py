@@ -29,9 +29,10 @@ from foldsmith.training.records import append_timing, write_metrics
 from foldsmith.training.schedules import Schedule
 from foldsmith.training.setup import batch_of_all
 from foldsmith.training.stages import stages_of
+from foldsmith.training.watch import Watch
 
 
-def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch) -> None:
+def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch, watch: Watch) -> None:
     """Validate, keep the best weights, decide on stopping, write last.ckpt and the csv files."""
     progress = training.progress
     trained = time.monotonic()
@@ -58,12 +59,12 @@ def finish_epoch(job: FoldJob, training: Training, plan: EpochPlan, epoch: Epoch
 
     fail("epoch.judged")
     if distributed.is_main():
-        _write_epoch(job, training, epoch, trained)
+        watch.log(row, _write_epoch(job, training, epoch, trained))
     distributed.barrier()
 
 
-def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float) -> None:
-    """metrics.csv, last.ckpt, timings.csv and a line for the log."""
+def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float) -> dict[str, Any]:
+    """metrics.csv, last.ckpt, timings.csv and a line for the log. Returns what timings.csv has of the epoch."""
     progress, config, folder = training.progress, job.config, job.run.fold(job.fold)
     row = progress.metrics[-1]
     write_metrics(folder / "metrics.csv", progress.metrics)
@@ -87,6 +88,7 @@ def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float)
         + (f"{timing['cuda_peak_gb']} GB, " if job.device.type == "cuda" else "")
         + f"{epoch.seconds + valid_seconds:.0f} s"
     )
+    return timing
 
 
 def _cuda_peak(device: torch.device) -> float | None:
@@ -111,7 +113,7 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
         skip_bad = job.config.data.on_bad_image == "skip"
         images = DecodedImages([job.images.table[row] for row in part], skip_bad=skip_bad, read=job.read)
         title = f"{job.config.name} fold {job.fold} {what}"
-        probabilities = predict(model, images, plan.pipeline, ["identity"], title)
+        probabilities = predict(model, images, plan.pipeline, ["identity"], title, bar=False)
     probabilities = distributed.gather_rows(probabilities)
     return distributed.on_main(lambda: _scores(job, probabilities, job.table.targets(rows)))
 

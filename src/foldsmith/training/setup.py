@@ -19,7 +19,8 @@ from foldsmith.data.images import Image, geometry_of
 from foldsmith.data.sampling import build_sampler, class_weights
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
-from foldsmith.inference.predict import Pipeline, amp_of
+from foldsmith.inference.predict import Pipeline, amp_of, is_out_of_memory
+from foldsmith.inference.views import expand_views, make_view, margin_of
 from foldsmith.losses import build_loss
 from foldsmith.models.build import build_model, set_trainable, slow_batch_norm
 from foldsmith.models.sparsity import apply_masks, smallest_masks
@@ -50,7 +51,7 @@ def build_network(config: Config, num_classes: int, device: torch.device) -> nn.
     model.to(device)
     if config.train.sync_batch_norm:
         model = distributed.synchronised_batch_norm(model, device)
-    _try_forward(model, height, width, device)
+    _try_forward(model, config, device)
     slow_batch_norm(model, config.train.accum_batches)
     if config.train.compile:
         model.compile()  # in place: the names of its weights stay as they are
@@ -150,17 +151,29 @@ def build_criterion(config: Config, table: Table) -> nn.Module:
     return build_loss(config.loss.name, config.loss.params, weights)
 
 
-def _try_forward(model: torch.nn.Module, height: int, width: int, device: torch.device) -> None:
-    """Some networks take only sizes that they can divide: say so before the first epoch."""
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, height, width, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        if "out of memory" in str(error):
-            raise
-        raise UserError(
-            f"the network does not take {height} x {width} images: {error}", key="model.input_size"
-        ) from None
+def _try_forward(model: torch.nn.Module, config: Config, device: torch.device) -> None:
+    """Some networks take only sizes that they can divide: say so before the first epoch, of each view's size."""
+    height, width = config.model.input_size
+    views = expand_views(config.test.tta)
+    margin = margin_of(views, height, width)
+    canvas = torch.zeros(1, 3, height + margin, width + margin, device=device)
+    tried = set()
+    for view in dict.fromkeys(["identity", *views]):
+        images = make_view(view, canvas, height, width)
+        if images.shape in tried:
+            continue
+        tried.add(images.shape)
+        try:
+            with torch.inference_mode():
+                model.eval()(images)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            size, of_view = " x ".join(map(str, images.shape[2:])), f" of the view {view!r}"
+            raise UserError(
+                f"the network does not take {size} images{'' if view == 'identity' else of_view}: {error}",
+                key="model.input_size" if view == "identity" else "test.tta",
+            ) from None
 
 
 def build_plan(stage: StagePlan, table: Table, pipeline: Pipeline, whole: int, batches: Sequence[int]) -> EpochPlan:

@@ -1,0 +1,291 @@
+"""A look at the files of a new competition: what the data section of an experiment has to say about them."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldsmith.config import Config
+from foldsmith.data.fold_quality import fold_quality
+from foldsmith.data.folds import make_folds
+from foldsmith.data.images import EXTENSIONS, find_images
+from foldsmith.data.near_duplicates import Looks, groups_of_pairs, look_at, near_pairs
+from foldsmith.data.sheets import LABEL_COLUMNS, Sheet, csv_line, read_csv
+from foldsmith.data.tables import Table, find_separator, read_sample, read_table
+from foldsmith.errors import UserError
+from foldsmith.files import write_text
+
+ROWS = 2000  # of a table by which columns are found
+FEW = 10  # images of a class, below which it is named
+ODD = 3.0  # longer side / shorter side
+SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320)  # suggested input sizes
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found. `section` is the data section that reads it; `warnings` are sentences."""
+
+    section: dict[str, Any]
+    input_size: int
+    table: Table
+    train: Looks
+    test: Looks
+    groups: NDArray[np.int64]  # of every training image: near-duplicates share one
+    pairs_with_test: list[tuple[int, int]]  # row of the table, position in the test set
+    facts: list[str]
+    warnings: list[str]
+
+
+def survey(root: Path, folds: int = 5) -> Survey:
+    """Find tables, columns and images below a folder, read every image once, and look for trouble.
+
+    Args:
+        root: the competition's folder.
+        folds: of the split by which near-duplicates are judged.
+
+    Raises:
+        UserError: no label table fits the images, or it can't be read.
+    """
+    if not root.is_dir():
+        raise UserError("is no folder", file=root, key="--root")
+    section = find_files(root) | {"num_folds": folds}
+    config = _config(section)
+    table = read_table(config)
+    train_paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
+    test_paths = _test_paths(config)
+    train, test = look_at(train_paths, "training images"), look_at(test_paths, "test images")
+    size, geometry = suggest_size(train.sizes[train.sizes[:, 0] > 0])
+    section["geometry"] = geometry
+    pairs = near_pairs(_joined(train, test))
+    within = [(a, b) for a, b in pairs if b < len(table)]
+    across = [(a, b - len(table)) for a, b in pairs if a < len(table) <= b]
+    groups = groups_of_pairs(len(table), within)
+    facts = [f"{root}: {table.words}, task {config.data.task}", *_facts(train, test), f"suggested input_size {size}"]
+    warnings = [*_table_warnings(config, table), *_image_warnings(table, train, test_paths, test)]
+    warnings += _duplicate_warnings(config, table, groups, across, test_paths)
+    return Survey(section, size, table, train, test, groups, across, facts, warnings)
+
+
+def _config(section: dict[str, Any]) -> Config:
+    """The least experiment around a data section."""
+    values = {"model": {"arch": "-", "input_size": 64}, "train": {"num_epochs": 1}, "optimizer": {"name": "adamw"}}
+    return Config.model_validate(values | {"data": section})
+
+
+def find_files(root: Path) -> dict[str, Any]:
+    """The data section's keys for the files below a folder; what lies in its usual place is not named."""
+    folders = _image_folders(root)
+    tables = sorted(path for path in root.glob("*.csv") if path.is_file())
+    if not tables or not folders:
+        what = "label table (.csv)" if not tables else "folder of images"
+        raise UserError(f"holds no {what}", file=root, hint="train.csv, sample_submission.csv, train/ and test/")
+    samples = [path for path in tables if "sample" in path.name.lower()]
+    found = _label_table([path for path in tables if path not in samples], folders)
+    if found is None:
+        names = ", ".join(path.name for path in tables)
+        raise UserError(f"no column of {names} names the images", file=root, hint="name the files in a config instead")
+    sheet, id_column, train_dir = found
+    section: dict[str, Any] = {"root": str(root), "id_column": id_column}
+    section |= _labels(sheet, id_column)
+    section["image_extension"] = Counter(path.suffix for path in _images(train_dir)).most_common(1)[0][0]
+    if section["image_extension"] != section["image_extension"].lower():
+        section["image_extension"] = section["image_extension"].lower()
+    if any(text.lower().endswith(EXTENSIONS) for text in sheet.column(id_column)[:1]):
+        del section["image_extension"]
+    others = [path for path in tables if path not in (*samples, sheet.path)]
+    test_dir = _test_dir(samples, folders, train_dir)
+    for key, path, usual in (
+        ("train_csv", sheet.path, "train.csv"),
+        ("train_dir", train_dir, "train"),
+        ("sample_submission", samples[0] if samples else None, "sample_submission.csv"),
+        ("test_dir", test_dir, "test"),
+        ("labels_csv", _class_list(sheet, section, others), "labels.csv"),
+    ):
+        if path is not None and path != root / usual:
+            section[key] = str(path)
+    return section
+
+
+def _image_folders(root: Path) -> list[Path]:
+    """Folders that hold images, at most three levels down."""
+    found = []
+    for depth in ("", "*", "*/*", "*/*/*"):
+        found += [path for path in sorted(root.glob(depth) if depth else [root]) if path.is_dir() and _images(path)]
+    return list(dict.fromkeys(found))
+
+
+def _images(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)]
+    return [folder / name for name in names]
+
+
+def _label_table(tables: list[Path], folders: list[Path]) -> tuple[Sheet, str, Path] | None:
+    """The table, its id column and the folder of images that fit each other best."""
+    best: tuple[float, Sheet, str, Path] | None = None
+    names = {folder: {name for path in _images(folder) for name in (path.name, path.stem)} for folder in folders}
+    for path in tables:
+        sheet = read_csv(path, ROWS)
+        if len(sheet.columns) < 2 or not sheet.rows:
+            continue
+        for column in sheet.columns:
+            for folder, known in names.items():
+                share = sum(text in known for text in sheet.column(column)) / len(sheet.rows)
+                if share > 0.5 and (best is None or share > best[0]):
+                    best = (share, sheet, column, folder)
+    return None if best is None else best[1:]
+
+
+def _labels(sheet: Sheet, id_column: str) -> dict[str, Any]:
+    """Label column, separator and task, by the first rows."""
+    others = [column for column in sheet.columns if column != id_column]
+    if len(others) > 2 and all(set(sheet.column(each)) <= {"0", "1", "0.0", "1.0"} for each in others):
+        hint = "write one column of label names, with a space or another mark between: id,labels"
+        raise UserError(f"has a column a class ({len(others)})", file=sheet.path, line=1, hint=hint)
+    usual = [column for column in others if column.lower() in LABEL_COLUMNS]
+    column = usual[0] if usual else min(others, key=lambda each: len(set(sheet.column(each))))
+    texts = sheet.column(column)
+    separator = find_separator(texts)
+    labels = [[word for word in text.split(separator) if word.strip()] for text in texts]
+    if all(len(words) == 1 for words in labels):
+        return {"task": "multiclass", "label_column": column}
+    return {"task": "multilabel", "label_column": column, "label_separator": separator}
+
+
+def _class_list(sheet: Sheet, section: dict[str, Any], tables: list[Path]) -> Path | None:
+    """The table whose first column, or second, holds every label of the first rows."""
+    texts = sheet.column(section["label_column"])
+    mark = section.get("label_separator")
+    used = {word.strip() for text in texts for word in (text.split(mark) if mark else [text]) if word.strip()}
+    for path in tables:
+        known = read_csv(path)
+        if any(used <= {row[column] for row in known.rows} for column in range(min(2, len(known.columns)))):
+            return path
+    return None
+
+
+def _test_dir(samples: list[Path], folders: list[Path], train_dir: Path) -> Path | None:
+    """The folder that holds most ids of sample_submission.csv."""
+    if not samples:
+        return None
+    sheet = read_csv(samples[0], ROWS)
+    ids = sheet.column(sheet.columns[0])
+    shares = {}
+    for folder in folders:
+        known = {name for path in _images(folder) for name in (path.name, path.stem)}
+        shares[folder] = sum(name in known for name in ids)
+    best = max(shares, key=lambda folder: shares[folder])
+    return best if shares[best] else None
+
+
+def _test_paths(config: Config) -> list[Path]:
+    """The test images; none where there is no sample_submission.csv or no folder of them."""
+    if not config.data_path("sample_submission").is_file() or not config.data_path("test_dir").is_dir():
+        return []
+    sheet, column = read_sample(config)
+    return find_images(config.data_path("test_dir"), sheet.column(column), config.data.image_extension)
+
+
+def suggest_size(sizes: NDArray[np.int64]) -> tuple[int, str]:
+    """Input size and geometry for images of some (height, width): the largest size that half of the images fill.
+
+    Where a tenth of the images is longer than 1.5 times their width (or the other way round), squashing would change
+    what is seen: `fit` keeps the aspect, and the longer side counts.
+    """
+    if not len(sizes):
+        raise UserError("no image can be read")
+    shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
+    elongated = np.quantile(longer / shorter, 0.9) > 1.5
+    typical = float(np.median(longer if elongated else np.sqrt(shorter * longer)))
+    fits = [size for size in SIZES if size <= typical]
+    return (fits[-1] if fits else SIZES[0]), "fit" if elongated else "squash"
+
+
+def _joined(train: Looks, test: Looks) -> Looks:
+    return Looks(
+        np.concatenate([train.hashes, test.hashes]),
+        np.concatenate([train.thumbs, test.thumbs]),
+        np.concatenate([train.sizes, test.sizes]),
+        errors={},
+    )
+
+
+def _facts(train: Looks, test: Looks) -> list[str]:
+    lines = []
+    for what, looks in (("training", train), ("test", test)):
+        sizes = looks.sizes[looks.sizes[:, 0] > 0]
+        if not len(sizes):
+            lines.append(f"no {what} images")
+            continue
+        low, middle, high = (np.quantile(sizes, share, axis=0).astype(int) for share in (0, 0.5, 1))
+        listed = ", ".join(f"{size[0]} x {size[1]}" for size in (low, middle, high))
+        lines.append(f"{len(looks.sizes)} {what} images; height x width, smallest, median, largest: {listed}")
+    return lines
+
+
+def _table_warnings(config: Config, table: Table) -> list[str]:
+    counts, names = table.counts(), table.classes.names
+    lines = []
+    for what, which in (
+        ("without an image", np.flatnonzero(counts == 0)),
+        (f"with fewer than {FEW} images", np.flatnonzero((counts > 0) & (counts < FEW))),
+    ):
+        if len(which):
+            which = which[np.argsort(counts[which], kind="stable")]
+            listed = ", ".join(f"{names[index]} ({counts[index]})" for index in which[:8])
+            lines.append(f"{len(which)} of {len(names)} classes {what}: {listed}{', ...' if len(which) > 8 else ''}")
+    unlabelled = int((np.diff(table.starts) == 0).sum())
+    if unlabelled:
+        lines.append(f"{unlabelled} images have no label")
+    quality = fold_quality(table, make_folds(config, table), config.data.num_folds)
+    if len(quality.rare):
+        lines.append(f"{len(quality.rare)} classes have fewer images than the {config.data.num_folds} folds")
+    return lines
+
+
+def _image_warnings(table: Table, train: Looks, test_paths: list[Path], test: Looks) -> list[str]:
+    lines = []
+    for what, names, looks in (
+        ("training", table.ids, train),
+        ("test", [path.name for path in test_paths], test),
+    ):
+        if looks.errors:
+            listed = ", ".join(f"{names[index]} ({reason})" for index, reason in list(looks.errors.items())[:5])
+            lines.append(f"{len(looks.errors)} {what} images can't be read: {listed}")
+        sizes = np.maximum(looks.sizes, 1)
+        odd = np.flatnonzero((looks.sizes[:, 0] > 0) & (sizes.max(axis=1) > ODD * sizes.min(axis=1)))
+        if len(odd):
+            listed = ", ".join(f"{names[index]} ({sizes[index][0]} x {sizes[index][1]})" for index in odd[:5])
+            lines.append(f"{len(odd)} {what} images are more than {ODD:g} times as long as wide: {listed}")
+    return lines
+
+
+def _duplicate_warnings(
+    config: Config, table: Table, groups: NDArray[np.int64], across: list[tuple[int, int]], test_paths: list[Path]
+) -> list[str]:
+    lines = []
+    fold_of = make_folds(config, table)
+    many = [group for group, count in Counter(groups.tolist()).items() if count > 1]
+    split = [group for group in many if len(set(fold_of[groups == group].tolist())) > 1]
+    if many:
+        listed = "; ".join(" = ".join(table.ids[row] for row in np.flatnonzero(groups == g)[:3]) for g in split[:4])
+        text = f"{len(many)} groups of near-duplicate training images, {len(split)} of them in more than one fold"
+        advice = ": their out-of-fold score is too good; --groups FILE.csv keeps each in one fold" if split else ""
+        lines.append(f"{text}{advice}{f' ({listed})' if listed else ''}")
+    if across:
+        listed = "; ".join(f"{table.ids[row]} = {test_paths[position].stem}" for row, position in across[:5])
+        lines.append(f"{len(across)} pairs of near-duplicates between training and test images: {listed}")
+    return lines
+
+
+def write_groups(path: Path, found: Survey) -> dict[str, str]:
+    """The label table with a column `look` that near-duplicates share; returns the keys that make a config use it."""
+    sheet = read_csv(_config(found.section).data_path("train_csv"))
+    column = "look" if "look" not in sheet.columns else "look_group"
+    rows = [[*row, str(group)] for row, group in zip(sheet.rows, found.groups, strict=True)]
+    write_text(path, "".join(map(csv_line, [[*sheet.columns, column], *rows])))
+    return {"train_csv": str(path), "group_column": column}

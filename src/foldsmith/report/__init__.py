@@ -1,0 +1,1 @@
+"""What experiments left behind, for people: one HTML page, a table in the terminal, two experiments side by side."""

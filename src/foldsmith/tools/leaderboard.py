@@ -1,0 +1,25 @@
+"""`foldsmith leaderboard`: experiments in a table, the best first."""
+
+import argparse
+import json
+import sys
+
+from foldsmith.tools.report import add_paths
+
+HELP = "a table of experiments and blends: score, interval, held-out score, time, what differs"
+EXAMPLE = "foldsmith leaderboard runs/ best.yml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_paths(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+
+
+def run(args: argparse.Namespace) -> None:
+    from foldsmith.report.collect import judge_runs
+    from foldsmith.report.leaderboard import as_json, as_text
+
+    lines, notes = judge_runs(args.paths)
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(json.dumps(as_json(lines), indent=1) if args.json else as_text(lines))

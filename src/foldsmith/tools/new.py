@@ -1,0 +1,26 @@
+"""`foldsmith new`: an experiment file to edit."""
+
+import argparse
+
+HELP = "write a commented experiment file, begun from another one"
+EXAMPLE = "foldsmith new mine --from clipart_lite0"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the experiment: writes configs/NAME.yml; or a path")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        default="clipart_lite0",
+        metavar="CONFIG",
+        help="looked for here, then in configs/ (default: clipart_lite0)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from foldsmith.config.starter import new_config_path, write_starter
+    from foldsmith.tools.schema import foldsmith_schema
+
+    path = new_config_path(args.name)
+    write_starter(path, args.source, foldsmith_schema())
+    print(f"{path}: written; edit it, then ./train.py --config {path} --smoke")

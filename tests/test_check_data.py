@@ -1,0 +1,185 @@
+"""A new competition's files: what is found, what is warned of, and that train.py runs on what is written."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import train
+from foldsmith import cli
+from foldsmith.config import load_config
+from foldsmith.data.images import read_image
+from foldsmith.data.near_duplicates import groups_of_pairs, look, look_at, near_pairs
+from foldsmith.data.survey import find_files, suggest_size, survey
+from foldsmith.errors import UserError
+from tests.conftest import DATA, ROOT
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """150 real images as another competition lays them out: other names, labels as words between semicolons."""
+    root = tmp_path / "birds"
+    (root / "train_images").mkdir(parents=True)
+    (root / "test_images").mkdir()
+    with open(DATA / "train.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:151]
+    names = [line.split(",")[1] for line in (DATA / "labels.csv").read_text().splitlines()[1:]]
+    lines = ["picture,taken,tags"]
+    for number, (name, labels) in enumerate(rows):
+        shutil.copy(DATA / "train" / f"{name}.jpg", root / "train_images" / f"{name}.jpg")
+        lines.append(
+            f"{name}.jpg,2020-01-{number % 28 + 1:02},{';'.join(names[int(label)] for label in labels.split())}"
+        )
+    (root / "train_labels.csv").write_text("\n".join(lines) + "\n")
+    test = sorted(path.name for path in (DATA / "test").iterdir())[:20]
+    for name in test:
+        shutil.copy(DATA / "test" / name, root / "test_images")
+    (root / "sample_submission.csv").write_text("picture,tags\n" + "".join(f"{name},x\n" for name in test))
+    return root
+
+
+def test_other_names_are_found(other):
+    assert find_files(other) == {
+        "root": str(other),
+        "id_column": "picture",
+        "task": "multilabel",
+        "label_column": "tags",
+        "label_separator": ";",
+        "train_csv": str(other / "train_labels.csv"),
+        "train_dir": str(other / "train_images"),
+        "test_dir": str(other / "test_images"),
+    }
+
+
+def test_a_class_list_of_another_name(other):
+    shutil.copy(DATA / "labels.csv", other / "classes.csv")
+    assert find_files(other)["labels_csv"] == str(other / "classes.csv")
+    assert len(survey(other).table.classes.names) == 55
+    (other / "classes.csv").write_text("id,name\n0,food\n")
+    assert "labels_csv" not in find_files(other)
+
+
+def test_what_is_written_trains(other, tmp_path, capsys):
+    path = tmp_path / "birds.yml"
+    cli.main(["check-data", "--root", str(other), "--output", str(path), "--from", "clipart_tiny", "--num-folds", "2"])
+    text = capsys.readouterr().out
+    assert "150 images" in text and "task multilabel" in text and "suggested input_size 96" in text
+    config = load_config(path)
+    assert config.model.input_size == [96, 96] and config.data.num_folds == 2 and config.data.geometry == "fit"
+    train.main(["--config", str(path), "--smoke", "--set", "train.workers=0", "model.input_size=48"])
+    with pytest.raises(UserError, match="exists; it is not overwritten"):
+        cli.main(["check-data", "--root", str(other), "--output", str(path)])
+
+
+def test_planted_duplicates_are_found_and_kept_in_one_fold(other, tmp_path, capsys):
+    """20 copies in training and 10 in the test set, scaled, brighter and encoded again."""
+    table = (other / "train_labels.csv").read_text().splitlines()
+    originals = [line.split(",")[0] for line in table[1:31]]
+    for number, name in enumerate(originals):
+        image = cv2.imread(str(other / "train_images" / name))
+        copy = cv2.convertScaleAbs(cv2.resize(image, None, fx=1.3, fy=1.3), alpha=1.0, beta=4)
+        where = "train_images" if number < 20 else "test_images"
+        cv2.imwrite(str(other / where / f"copy{number}.jpg"), copy, [cv2.IMWRITE_JPEG_QUALITY, 70])
+        if number < 20:
+            table.append(table[number + 1].replace(name, f"copy{number}.jpg"))
+    (other / "train_labels.csv").write_text("\n".join(table) + "\n")
+    with open(other / "sample_submission.csv", "a") as file:
+        file.write("".join(f"copy{number}.jpg,x\n" for number in range(20, 30)))
+
+    found = survey(other, 5)
+    group_of = dict(zip(found.table.ids, found.groups.tolist(), strict=True))
+    kept = [number for number in range(20) if group_of[originals[number]] == group_of[f"copy{number}.jpg"]]
+    across = {(found.table.ids[row], position) for row, position in found.pairs_with_test}
+    assert len(kept) >= 18
+    assert sum((originals[number], number) in across for number in range(20, 30)) >= 9  # 20 test images stand before
+    assert len(set(group_of.values())) > 140, "other images stay apart"
+
+    groups = tmp_path / "groups.csv"
+    cli.main(["check-data", "--root", str(other), "--groups", str(groups), "--output", str(tmp_path / "g.yml")])
+    text = capsys.readouterr().out
+    assert "groups of near-duplicate training images" in text and "between training and test images" in text
+    cli.main(["folds", "--config", str(tmp_path / "g.yml"), "--output", str(tmp_path / "folds.csv")])
+    with open(tmp_path / "folds.csv", encoding="utf-8", newline="") as file:
+        fold_of = {row["id"]: row["fold"] for row in csv.DictReader(file)}
+    assert all(fold_of[originals[number]] == fold_of[f"copy{number}.jpg"] for number in kept)
+
+
+def test_different_images_are_no_duplicates():
+    """Two images of one hash that look different are told apart; plain ones are in no pair."""
+    paths = sorted((DATA / "train").iterdir())[:400]
+    looks = look_at(paths, "")
+    assert looks.errors == {} and looks.sizes.min() >= 16
+    pairs = near_pairs(looks)
+    for a, b in pairs:
+        assert np.bitwise_count(looks.hashes[a] ^ looks.hashes[b]) <= 7
+        assert np.corrcoef(looks.thumbs[a], looks.thumbs[b])[0, 1] >= 0.9699
+    brute = {
+        (a, b)
+        for a in range(len(paths))
+        for b in range(a + 1, len(paths))
+        if np.bitwise_count(looks.hashes[a] ^ looks.hashes[b]) <= 7 and looks.thumbs[a] @ looks.thumbs[b] >= 0.97
+    }
+    assert set(pairs) == brute and len(pairs) > 0
+
+
+def test_the_hash_survives_encoding_and_size():
+    image = read_image(sorted((DATA / "train").iterdir())[3])
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    assert done
+    again = cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), None, fx=2, fy=2)
+    assert np.bitwise_count(look(image)[0] ^ look(again)[0]) <= 7
+    assert np.bitwise_count(look(image)[0] ^ look(image[:, ::-1])[0]) > 7
+    assert groups_of_pairs(6, [(4, 5), (1, 4), (2, 3)]).tolist() == [0, 1, 2, 2, 1, 1]
+
+
+def test_trouble_is_named(other):
+    (other / "train_images" / "broken.jpg").write_text("<html>")
+    cv2.imwrite(str(other / "train_images" / "long.png"), np.full((20, 200, 3), 7, dtype=np.uint8))
+    shutil.move(other / "train_images" / "long.png", other / "train_images" / "long.jpg")
+    with open(other / "train_labels.csv", "a") as file:
+        file.write("broken.jpg,2020,rare\nlong.jpg,2020,\n")
+    text = "\n".join(survey(other).warnings)
+    assert "1 training images can't be read: broken.jpg (an HTML page, not an image)" in text
+    assert "more than 3 times as long as wide" in text and "long.jpg (20 x 200)" in text
+    assert "rare (1)" in text and "1 images have no label" in text
+
+
+def test_one_label_an_image_in_a_labels_csv(tmp_path):
+    """The label table itself is called labels.csv, and there is no sample_submission.csv."""
+    (tmp_path / "train").mkdir()
+    lines = ["id,breed"]
+    for number, path in enumerate(sorted((DATA / "train").iterdir())[:40]):
+        os.symlink(path, tmp_path / "train" / path.name)
+        lines.append(f"{path.stem},{'cat' if number % 2 else 'dog'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    found = survey(tmp_path, 2)
+    assert found.section["task"] == "multiclass" and found.section["label_column"] == "breed"
+    assert found.section["image_extension"] == ".jpg" and found.table.classes.names == ["cat", "dog"]
+    assert "no test images" in found.facts
+
+
+def test_folders_that_hold_no_competition(tmp_path):
+    with pytest.raises(UserError, match="--root: is no folder"):
+        survey(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no label table"):
+        survey(tmp_path)
+    (tmp_path / "train").mkdir()
+    shutil.copy(sorted((DATA / "train").iterdir())[0], tmp_path / "train" / "a.jpg")
+    (tmp_path / "t.csv").write_text("id,labels\nb,1\n")
+    with pytest.raises(UserError, match="no column of t.csv names the images"):
+        survey(tmp_path)
+    (tmp_path / "t.csv").write_text("id,x,y,z\na,1,0,0\n")
+    with pytest.raises(UserError, match=r"has a column a class \(3\)"):
+        survey(tmp_path)
+
+
+def test_the_suggested_size():
+    assert suggest_size(np.array([[500, 500]] * 9)) == (320, "squash")
+    assert suggest_size(np.array([[150, 150]] * 9)) == (128, "squash")
+    assert suggest_size(np.array([[300, 120]] * 9)) == (288, "fit")
+    assert suggest_size(np.array([[30, 30]] * 9)) == (64, "squash")
+    assert (ROOT / "configs").is_dir()
