@@ -56,12 +56,27 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, **_meeting_place())
     if not is_main():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars
     yield device
     dist.destroy_process_group()  # not after an error: the others may be lost, and torchrun ends them all
+
+
+def _meeting_place() -> dict[str, Any]:
+    """Where the processes of one machine tell each other their addresses; empty: where torch takes it to be.
+
+    torchrun keeps its store over restarts, with the addresses of processes that are gone. Of
+    several machines each counts restarts for itself, so that the count can't tell the processes apart there.
+    """
+    known = os.environ
+    if known.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or known.get("LOCAL_WORLD_SIZE") != known["WORLD_SIZE"]:
+        return {}
+    store = dist.TCPStore(known["MASTER_ADDR"], int(known["MASTER_PORT"]), is_master=False, timeout=PATIENCE)
+    start = dist.PrefixStore(f"start {known.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return {"store": start, "rank": int(known["RANK"]), "world_size": int(known["WORLD_SIZE"])}
 
 
 def size() -> int:
