@@ -15,6 +15,7 @@ import predict_oof
 import train
 from foldsmith.config import load_config
 from foldsmith.data.dataset import EpochOrder
+from foldsmith.data.images import read_image
 from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
 from foldsmith.losses import build_loss, divisor
@@ -179,9 +180,9 @@ def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
     config = load_config("clipart_tiny", ["train.batch_size=2"])
     table = read_table(config).take(np.arange(20))
     with pytest.raises(UserError, match="train.batch_size: 3 processes can't share a batch of 2 images"):
-        build_loader(config, table, [Path("x.jpg")] * 20, torch.device("cpu"))
+        build_loader(config, table, [Path("x.jpg")] * 20, torch.device("cpu"), read_image, 0)
     config = load_config("clipart_tiny", ["train.batch_size=2", "train.batch_size_is=per_process"])
-    _, order = build_loader(with_image_stats(config), table, [Path("x.jpg")] * 20, torch.device("cpu"))
+    _, order = build_loader(with_image_stats(config), table, [Path("x.jpg")] * 20, torch.device("cpu"), read_image, 0)
     assert (order.batch_size, order.batches) == (6, 3)
     assert [len(draws) for draws in order] == [2, 2, 2]
 
