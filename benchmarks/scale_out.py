@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the engines cost: six tiny folds by the local launcher, by Ray and by torchrun.
 
-.venv/bin/python benchmarks/scale_out.py        about 5 minutes on 2 CPU cores
+.venv/bin/python benchmarks/scale_out.py        about 3 minutes on 2 CPU cores
 
 2 experiments x 3 folds of test_convnext at 64 px on data/clipart, workers: 0, one thread a process. Of each engine:
 
@@ -30,7 +30,7 @@ model:
   arch: test_convnext
   input_size: 64
 train:
-  num_epochs: 4
+  num_epochs: 2
   workers: 0
   seed: {seed}
 """

@@ -220,8 +220,8 @@ def test_an_unreadable_image_is_named_through_a_worker(tmp_path):
     loader, _ = loader_of(1, options={}, paths=[*TRAIN[:5], tmp_path / "broken.jpg"])
     (error,) = loader
     assert isinstance(error, UserError)
-    assert str(error).startswith(f"{tmp_path / 'broken.jpg'}: is not a readable image: not an image: b'hello'\n  hint:")
-    assert (str(error.file), error.code) == (str(tmp_path / "broken.jpg"), 2)
+    assert error.message == "is not a readable image: not an image: b'hello'"
+    assert (error.file, error.code) == (tmp_path / "broken.jpg", 2)
 
 
 @pytest.mark.parametrize(

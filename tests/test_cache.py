@@ -192,9 +192,7 @@ def test_a_disk_that_fills_up_while_a_cache_is_built_ends_in_no_cache(folder, pa
     monkeypatch.setattr(cache_module.CacheMaker, "_write", full)
     read = cached_images(experiment(), [paths])
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(
-        "decoded images are not cached: could not be written: No space left on device; it needs more"
-    )
+    assert last.startswith("decoded images are not cached: could not be written: No space left on device; it needs")
     np.testing.assert_array_equal(read(paths[0]), read_image(paths[0]))
     assert [path.suffix for path in folder.iterdir()] == [".lock"]
 

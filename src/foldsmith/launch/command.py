@@ -72,7 +72,7 @@ def _open(configs: Sequence[Config], args: Namespace) -> list[tuple[str, FoldJob
     here = torch.device("cpu")  # the GPUs are the folds'
     for word, config in zip(args.config, configs, strict=True):
         with open_experiment(
-            config, output=args.output, device=here, only_fold=args.fold, fresh=args.fresh
+            config, output=args.output, device=here, only_fold=args.fold, fresh=args.fresh, cache=False
         ) as of_experiment:
             for job in of_experiment:
                 if job.run.weights(job.fold).is_file():

@@ -76,6 +76,7 @@ def open_experiment(
     only_fold: int | None = None,
     fresh: bool = False,
     profile: bool = False,
+    cache: bool = True,
 ) -> Iterator[list[FoldJob]]:
     """Make or check the run's folder, and hold it as long as the block lasts; gives the folds to train.
 
@@ -84,6 +85,7 @@ def open_experiment(
         output: the folder that holds runs.
         fresh: start over where something is there already.
         profile: write a trace of some steps of each fold's first epoch.
+        cache: decode the images into a cache where there is none; False: other processes train the folds, and do it.
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
@@ -110,7 +112,8 @@ def open_experiment(
                     print(f"{config.name}: {stale} half-written files of a killed run removed")
             folds = load_folds(config, table, run.folds, made)
         # Where there is something to train: finished folds read no images.
-        read = cached_images(config, images.groups, build=not all(run.weights(fold).is_file() for fold in chosen))
+        build = cache and not all(run.weights(fold).is_file() for fold in chosen)
+        read = cached_images(config, images.groups, build=build)
         common = (config, table, train, images, folds, hashes, run)
         yield [FoldJob(*common, fold, device, read, profile) for fold in chosen]
 
