@@ -102,7 +102,6 @@ def test_pretrained_weights_are_a_file_to_upload(chain, tmp_path):
 
 def test_the_folds_of_a_hundred_thousand_images_fit_into_a_kernel():
     contents = script_contents(Path("train.py"), ["--config", "clipart_tiny.yml"])
-    assert len(render(contents, compress=False)) < 550_000
     contents.files["folds.txt"] = " ".join(str(row * 7 % 40) for row in range(109_237))
     assert len(render(contents, compress=False)) < pack_module.LARGEST
     contents.files["folds.txt"] = " ".join(str(row * row % 41 % 5) for row in range(400_000))

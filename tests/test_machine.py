@@ -111,7 +111,9 @@ def test_decrypted_weights_never_go_where_the_output_is(inputs, monkeypatch):
     monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "p")
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(Path.cwd() / "tmp"))
     Path("tmp").mkdir()
-    assert "is a part of the output: set TMPDIR" in refuse(inputs, wanted(sha256={"a": None}, sizes={}))
+    assert "would lie in the working folder, whose files a kernel gives away; hint: set TMPDIR" in refuse(
+        inputs, wanted(sha256={"a": None}, sizes={})
+    )
 
 
 def test_the_disk_must_hold_decrypted_weights_and_the_parts(inputs, monkeypatch):

@@ -71,7 +71,7 @@ class UserError(Exception):
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's main() as a process: user errors and signals become messages and exit codes."""
-    _handle_signals()
+    handle_signals()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
@@ -101,8 +101,11 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         sys.exit(130)
 
 
-def _handle_signals() -> None:
-    """SIGTERM and Ctrl-C unwind the program; a second one ends it at once, and so does waiting for `_PATIENCE`."""
+def handle_signals() -> None:
+    """SIGTERM and Ctrl-C unwind this process; a second one ends it at once, and so does waiting for `_PATIENCE`.
+
+    In a forked child they end it at once, unless it calls this, too.
+    """
     process = os.getpid()
     came = False
 
@@ -123,7 +126,7 @@ def _handle_signals() -> None:
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, handle)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored below nohup
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored below nohup
         signal.signal(signal.SIGINT, handle)
 
 

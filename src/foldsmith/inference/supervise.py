@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from foldsmith.errors import handle_signals
+
 
 def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
     """Run `work` in a child process. This one ends well once a valid submission stands, whatever ended the child.
@@ -30,6 +32,7 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
         os.setpgid(0, 0)  # the parent passes signals on, so that each comes once
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nobody is left to wait for it
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        handle_signals()
         work(lambda: _tell(writer))
         return
     os.close(writer)
