@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+import cv2
 import numpy as np
 
 from foldsmith.config import Config
@@ -103,7 +104,12 @@ class CacheMaker:
         self.words = f"{len(paths)} images, {scaled}"
         folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
         files = (f"{folders[path.parent] / path.name} {_stamp(path)}" for path in paths)
-        self.path = cache_folder() / f"{sha256_lines([str(MAGIC), scaled, *files])[:32]}.images"
+        self.name = f"{sha256_lines([str(MAGIC), cv2.__version__, scaled, *files])[:32]}.images"
+
+    @property
+    def path(self) -> Path:
+        """The file on disk."""
+        return cache_folder() / self.name
 
     def on_disk(self, images: CachedImages, build: bool, anyway: bool) -> None:
         """Add the cache on disk, built by this process or by another one that is waited for.
@@ -131,9 +137,12 @@ class CacheMaker:
         if size > free_memory() / 2:
             raise _no_room(f"{self.words}: {size / 1e9:.1f} GB are more than half of the memory that is free")
         print(f"decoding {self.words}, once: {size / 1e6:.0f} MB of memory", flush=True)
-        with os.fdopen(os.memfd_create("foldsmith-images"), "w+b") as file:
-            self._write(file)
-            images.add(file, self.paths)
+        try:
+            with os.fdopen(os.memfd_create("foldsmith-images"), "w+b") as file:
+                self._write(file)
+                images.add(file, self.paths)
+        except OSError as error:
+            raise _no_room(f"{self.words}: {error.strerror}") from None
 
     def estimate(self) -> int:
         """Bytes that the cache will take, from the scaled sizes of a few images."""
@@ -157,9 +166,9 @@ class CacheMaker:
         """The image as the cache has it; an unreadable one has no pixels: whoever wants it reads its file."""
         try:
             image = read_image(path)
-        except ImageError:
+            return image if self.geometry is None else self.geometry.scale(image)
+        except (ImageError, OSError, ValueError):  # of names
             return np.empty((0, 0, 3), dtype=np.uint8)
-        return image if self.geometry is None else self.geometry.scale(image)
 
     def _write(self, file: IO[bytes]) -> None:
         count = len(self.paths)
@@ -179,17 +188,21 @@ class CacheMaker:
 
 
 def _stamp(path: Path) -> str:
-    """What changes when a file does. It may be missing: data.on_bad_image: skip."""
+    """What changes when a file does, or another takes its place. It may be missing: data.on_bad_image: skip."""
     try:
         stat = path.stat()
-    except FileNotFoundError:
-        return "missing"
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+    except (OSError, ValueError) as error:  # of links that lead nowhere, of names
+        return type(error).__name__
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
 def cache_folder() -> Path:
     """Where caches lie: $XDG_CACHE_HOME/foldsmith, by default ~/.cache/foldsmith."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foldsmith"
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:  # a relative one does not count, by the XDG specification
+        return (named if named.is_absolute() else Path.home() / ".cache") / "foldsmith"
+    except RuntimeError:
+        raise _no_room("there is no home folder for the cache") from None
 
 
 def make_room(folder: Path, size: int) -> None:
@@ -200,8 +213,12 @@ def make_room(folder: Path, size: int) -> None:
     Raises:
         UserError: when that is not enough; nothing is removed then.
     """
-    caches = sorted(folder.glob("*.images"), key=lambda path: path.stat().st_mtime)
-    sizes = {path: path.stat().st_size for path in caches}
+    stats = {}
+    for path in folder.glob("*.images"):
+        with contextlib.suppress(OSError):  # another process has just removed it
+            stats[path] = path.stat()
+    caches = sorted(stats, key=lambda path: stats[path].st_mtime)
+    sizes = {path: stats[path].st_size for path in caches}
     limit = (shutil.disk_usage(folder).free + sum(sizes.values())) // 2
     excess = sum(sizes.values()) + size - limit
     evicted: list[Path] = []
@@ -209,8 +226,8 @@ def make_room(folder: Path, size: int) -> None:
         for path in caches:
             if excess <= 0:
                 break
-            file = opened.enter_context(open(path, "rb"))
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # in use, another user's, or just removed
+                file = opened.enter_context(open(path, "rb"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 evicted.append(path)
                 excess -= sizes[path]
@@ -218,7 +235,7 @@ def make_room(folder: Path, size: int) -> None:
             what = f"{size / 1e9:.1f} GB, with the caches that are in use, are more than half of the free space"
             raise _no_room(f"{what} of {folder}")
         for path in evicted:
-            path.unlink()
+            path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
             print(f"removed the cache {path}, not used for the longest time")
 

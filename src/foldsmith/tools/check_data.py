@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _survey(args: argparse.Namespace) -> None:
     """Look at a folder that no experiment names yet."""
+    if args.cache:
+        raise UserError("goes with --config, whose geometry the cache has", key="--cache")
     from foldsmith.config import dump_yaml
     from foldsmith.config.starter import new_config_path, write_starter
     from foldsmith.data.survey import survey, write_groups
@@ -85,6 +87,10 @@ def _check(args: argparse.Namespace) -> None:
         shown = found if args.all else found[:SHOWN]
         more = f" ... ({len(found)} in all)" if len(found) > len(shown) else ""
         print(f"{note}: {', '.join(map(str, shown))}{more}")
+    if args.cache and not problems and (not bad or config.data.on_bad_image == "skip"):
+        from foldsmith.training.run import fill_cache
+
+        fill_cache(config)
     if bad or problems:
         raise UserError(
             f"{bad} of {len(paths)} images are bad, and {len(problems)} tables",
@@ -92,7 +98,3 @@ def _check(args: argparse.Namespace) -> None:
             hint="mend or remove them; data.on_bad_image: skip trains without bad images",
         )
     print(f"{config.data.root}: {len(paths)} images and their tables are good")
-    if args.cache:
-        from foldsmith.training.run import fill_cache
-
-        fill_cache(config)

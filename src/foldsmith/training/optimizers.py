@@ -46,6 +46,7 @@ def build_optimizer(
             group["weight_decay"] = 0.0
     optimizer: Any = timm.optim.get_optimizer_class(name, bind_defaults=False)
     # One pass over the weights instead of about ten. SGD's fails when parameters begin to train later than others.
-    if "fused" in inspect.signature(optimizer).parameters and not issubclass(optimizer, torch.optim.SGD):
+    has_fused = "fused" in inspect.signature(optimizer).parameters and not issubclass(optimizer, torch.optim.SGD)
+    if has_fused and not {"foreach", "differentiable"} & params.keys():
         params = {"fused": True} | params
     return timm.optim.create_optimizer_v2(list(groups.values()), opt=name, **params)

@@ -17,12 +17,13 @@ ROWS = 15  # costs that are printed
 def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Record a chrome trace of batches at `path`, and say what cost the most. Yields what to call after each batch."""
     cuda = device.type == "cuda"
+    seen = []
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
 
     def finish(profiler: profile) -> None:
         if profiler.step_num < WAIT + WARMUP + STEPS:
-            say(f"no profile: the epoch has fewer than {WAIT + WARMUP + STEPS} batches")
             return
+        seen.append(path)
         with atomic_path(path) as temporary:
             profiler.export_chrome_trace(str(temporary))
         key = "self_device_time_total" if cuda else "self_cpu_time_total"
@@ -32,3 +33,5 @@ def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> It
     plan = schedule(wait=WAIT, warmup=WARMUP, active=STEPS, repeat=1)
     with profile(activities=kinds, schedule=plan, on_trace_ready=finish) as profiler:
         yield profiler.step
+    if not seen:
+        say(f"no profile: the epoch has fewer than {WAIT + WARMUP + STEPS} batches")

@@ -34,6 +34,9 @@ from foldsmith.training.schedules import SCHEDULES
 from foldsmith.training.stages import StagePlan
 
 
+THREADS = torch.get_num_threads()  # that this process began with: an earlier fold may have set others
+
+
 def build_network(config: Config, num_classes: int, device: torch.device) -> nn.Module:
     """The model of a fold that has not begun, with its pretrained weights."""
     height, width = config.model.input_size
@@ -104,7 +107,7 @@ def use_cores(train: Train, device: torch.device, frozen: Mapping[str, Any]) -> 
     """
     workers = frozen.get("workers", auto_workers(device.type)) if train.workers == "auto" else train.workers
     free = max(1, len(os.sched_getaffinity(0)) - (workers if train.workers == "auto" else 0))
-    torch.set_num_threads(frozen.get("threads", min(torch.get_num_threads(), free)))
+    torch.set_num_threads(frozen.get("threads", min(THREADS, free)))
     return workers
 
 
