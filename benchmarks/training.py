@@ -49,6 +49,7 @@ from foldsmith.training.loop import train_epoch
 from foldsmith.training.run import read_images
 from foldsmith.training.setup import build_loader, build_network, build_plan, start_stage
 from foldsmith.training.stages import stages_of
+from foldsmith.training.watch import Watch
 
 CPU = torch.device("cpu")
 CORES = len(os.sched_getaffinity(0))
@@ -70,12 +71,13 @@ class Loop:
     table: Any
     threads: int
     cache_seconds: float  # that filling the cache took
+    watch: Watch
 
     def epoch(self, number: int) -> float:
         """Images a second of an epoch."""
         torch.set_num_threads(self.threads)
         self.order.epoch = number
-        epoch = train_epoch(self.training, self.plan, self.loader, self.table, "")
+        epoch = train_epoch(self.training, self.plan, self.loader, self.table, self.watch)
         return epoch.images / epoch.seconds
 
     def resident(self, steps: int = 60) -> float:
@@ -142,7 +144,8 @@ def make_loop(words: list[str], *, cache: str = "disk", workers: int = 0, thread
     trained = table.take(rows)
     loader, order = build_loader(stage.config, trained, [images.train[row] for row in rows], CPU, read, workers)
     plan = build_plan(stage, table, pipeline_of(config, CPU), order.batches, [order.batches] * 99)
-    return Loop(training, plan, loader, order, trained, threads, seconds)
+    watch = Watch(config, 0, Path(tempfile.gettempdir()))
+    return Loop(training, plan, loader, order, trained, threads, seconds, watch)
 
 
 def item_1(figures: dict[str, float], repeats: int) -> None:

@@ -18,8 +18,8 @@ from foldsmith import cli
 from foldsmith.config.schema import Augmentations
 from foldsmith.data import cache as cache_module
 from foldsmith.data.augment import Augment
-from foldsmith.data.cache import cache_folder, cached_images, make_room
-from foldsmith.data.images import Geometry, ImageError, read_image
+from foldsmith.data.cache import CacheMaker, cache_folder, cached_images, make_room
+from foldsmith.data.images import Geometry, ImageError, geometry_of, read_image
 from foldsmith.errors import UserError
 from tests.conftest import config
 from tests.test_training import fold0
@@ -268,3 +268,43 @@ def test_the_folder_is_the_user_s(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/ann")
     assert cache_folder() == Path("/home/ann/.cache/foldsmith")
+
+
+def test_a_file_in_the_place_of_another_of_its_size_and_time_is_read_anew(folder, paths):
+    first = CacheMaker(paths, None)
+    content, times = paths[0].read_bytes(), paths[0].stat()
+    other = paths[0].with_suffix(".new")
+    other.write_bytes(content)
+    other.replace(paths[0])
+    os.utime(paths[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    second = CacheMaker(paths, None)
+    assert first.name != second.name
+
+
+@pytest.mark.parametrize("named", ["", "here/cache"])
+def test_without_a_home_folder_nothing_is_cached(paths, monkeypatch, capsys, named):
+    """A relative $XDG_CACHE_HOME does not count."""
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    read = cached_images(experiment(), [paths])
+    assert capsys.readouterr().out == "decoded images are not cached: there is no home folder for the cache\n"
+    np.testing.assert_array_equal(read(paths[0]), read_image(paths[0]))
+
+
+def test_caches_that_vanish_while_room_is_made(folder, monkeypatch):
+    folder.mkdir(parents=True)
+    (folder / "a.images").symlink_to("nowhere")
+    (folder / "b.images").write_bytes(b"x")
+    cache_module.make_room(folder, 10)
+    assert (folder / "b.images").exists()
+
+
+def test_names_that_lead_nowhere_are_read_as_themselves(folder, paths, tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    strange = [tmp_path / "loop.png", tmp_path / ("n" * 300), tmp_path / "nul\0.png"]
+    read = cached_images(experiment(), [[*paths, *strange]])
+    np.testing.assert_array_equal(read(paths[0]), experiment_geometry().scale(read_image(paths[0])))
+
+
+def experiment_geometry() -> Geometry:
+    return geometry_of(experiment())

@@ -11,6 +11,7 @@ from torch import nn
 from foldsmith.data.dataset import auto_workers
 from foldsmith.errors import UserError
 from foldsmith.models.build import slow_batch_norm
+from foldsmith.training import setup
 from foldsmith.training.checkpoints import load_checkpoint
 from foldsmith.training.setup import use_cores
 from tests.conftest import config
@@ -40,14 +41,16 @@ def test_workers_follow_from_the_machine(monkeypatch, count, cpu, cuda):
 def test_threads_and_workers_share_the_cores_and_stay_what_they_were(monkeypatch, threads):
     cores(monkeypatch, 8)
     train = config().train
-    torch.set_num_threads(8)
+    monkeypatch.setattr(setup, "THREADS", 8)
     assert (use_cores(train, CPU, {}), torch.get_num_threads()) == (1, 7)
-    torch.set_num_threads(2)  # as OMP_NUM_THREADS may ask for
+    torch.set_num_threads(1)  # as an earlier fold may have been frozen to
+    assert (use_cores(train, CPU, {}), torch.get_num_threads()) == (1, 7)
+    monkeypatch.setattr(setup, "THREADS", 2)  # as OMP_NUM_THREADS may ask for
     assert (use_cores(train, CPU, {}), torch.get_num_threads()) == (1, 2)
     assert (use_cores(train, CPU, {"workers": 2, "threads": 3}), torch.get_num_threads()) == (2, 3)
     named = train.model_copy(update={"workers": 4})
     assert (use_cores(named, CPU, {"workers": 2, "threads": 3}), torch.get_num_threads()) == (4, 3)
-    torch.set_num_threads(8)
+    monkeypatch.setattr(setup, "THREADS", 8)
     assert (use_cores(train, CUDA, {}), torch.get_num_threads()) == (7, 1)
 
 

@@ -33,7 +33,6 @@ from foldsmith.training.optimizers import build_optimizer
 from foldsmith.training.schedules import SCHEDULES
 from foldsmith.training.stages import StagePlan
 
-
 THREADS = torch.get_num_threads()  # that this process began with: an earlier fold may have set others
 
 
