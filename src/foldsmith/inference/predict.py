@@ -1,5 +1,6 @@
 """Images to probabilities: the one path that validation, out-of-fold prediction, inference and the kernel share."""
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -87,10 +88,17 @@ def pick_devices(name: str | None) -> list[torch.device]:
 def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
     """uint8 (N, H, W, 3) to normalised float32 (N, 3, H, W) on the device, in channels_last memory format."""
     x = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()  # a permuted view is channels_last already
-    # One multiplication and one addition, on numbers rounded once: (x / 255 - mean) / std
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), device)
     return x.mul_(scale).add_(shift)
+
+
+@functools.lru_cache(maxsize=32)  # else each batch would wait for two copies to the device
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """One multiplication and one addition, of numbers rounded once, for (x / 255 - mean) / std."""
+    with torch.inference_mode(False):  # training uses them, too
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
+    return scale, shift
 
 
 def to_probabilities(logits: Tensor, task: str) -> Tensor:

@@ -156,6 +156,6 @@ def _place(args: Namespace) -> AbstractContextManager["Place"]:
         from foldsmith.launch.ray import cluster
     except ModuleNotFoundError as missing:
         raise UserError(
-            f"{missing.name} is not installed here", key="--launcher", hint="pip install 'foldsmith[ray]'"
+            f"{missing.name} is not installed here", key="--launcher", hint="pip install -e '.[ray]'"
         ) from None
     return cluster(args.address, args.gpus_per_job, args.cpus_per_job)
