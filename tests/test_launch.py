@@ -178,7 +178,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     words = ["--config", str(experiment(tmp_path, "a")), "--output", str(tmp_path), "--launcher", "ray"]
     with pytest.raises(UserError, match="--launcher: ray is not installed here") as caught:
         train.main(words)
-    assert caught.value.hint == "pip install 'foldsmith[ray]'"
+    assert caught.value.hint == "pip install -e '.[ray]'"
     with pytest.raises(SystemExit):
         ensemble_inference.main([str(best), "--launcher", "ray", "--deadline", "1h"])
 
