@@ -22,6 +22,7 @@ from foldsmith.losses import build_loss, divisor
 from foldsmith.models.build import with_image_stats
 from foldsmith.training import distributed
 from foldsmith.training import run as run_module
+from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
 from tests.conftest import ROOT
 from tests.test_launch import experiment
@@ -305,3 +306,15 @@ def test_two_hosts_train_what_one_does(config, single, two_hosts, tmp_path):
     assert [host.returncode for host in hosts] == [0, 0], outputs
     assert differ(single, tmp_path) < 1e-5
     assert [output.count("best epoch") for output in outputs] == [1, 0]
+
+
+def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):
+    """One of them might take a restart for a start, and delete what was finished."""
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "1"), ("RANK", "0"), ("MASTER_ADDR", "here")):
+        monkeypatch.setenv(name, value)
+    config = load_config("clipart_tiny", small)
+    with (
+        pytest.raises(UserError, match="--fresh: torchrun on several machines can't tell a restart from a start"),
+        open_experiment(config, output=tmp_path, device=torch.device("cpu"), fresh=True),
+    ):
+        pass

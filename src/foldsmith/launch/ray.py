@@ -74,7 +74,7 @@ def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iter
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, ValueError) as error:
         raise UserError(
             f"no Ray cluster can be reached: {error}",

@@ -37,6 +37,11 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def several_hosts() -> bool:
+    """Whether torchrun's processes run on more than one machine."""
+    return under_torchrun() and os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes while the block lasts; gives the device of this one.
@@ -72,7 +77,7 @@ def _meeting_place() -> dict[str, Any]:
     several machines each counts restarts for itself, so that the count can't tell the processes apart there.
     """
     known = os.environ
-    if known.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or known.get("LOCAL_WORLD_SIZE") != known["WORLD_SIZE"]:
+    if known.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or several_hosts():
         return {}
     store = dist.TCPStore(known["MASTER_ADDR"], int(known["MASTER_PORT"]), is_master=False, timeout=PATIENCE)
     start = dist.PrefixStore(f"start {known.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

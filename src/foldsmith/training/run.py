@@ -98,6 +98,9 @@ def open_experiment(
 
     run = RunFolder(output, config.name)
     main, made = distributed.is_main(), None
+    if fresh and distributed.several_hosts():
+        hint = f"remove {run.path} first"  # each machine counts restarts for itself: one might delete what was finished
+        raise UserError("torchrun on several machines can't tell a restart from a start", key="--fresh", hint=hint)
     fresh = fresh and not distributed.restarted()
     if main and (fresh or not run.config.is_file()):
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
@@ -241,7 +244,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training, watch: Watc
     check_warmup(plan)
 
     profiling: AbstractContextManager[Callable[[], None] | None] = nullcontext()
-    if job.profile:
+    if job.profile and distributed.is_main():
         profiling = profiled(job.run.fold(job.fold) / "profile.json", device, job.say)
     while progress.stage_epoch < stage.epochs and not progress.finished:
         order.epoch, order.batches = progress.epoch, batches[progress.stage_epoch]
