@@ -158,8 +158,8 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     if contents.not_here:
         raise UserError(f"weights that are not here can't be run: {', '.join(contents.not_here)}", key="--check")
     inputs = {f"weights/{path.name}": path for path in [*contents.weights.values(), *contents.sealed.values()]}
-    inputs |= _data_input(contents, args.data)
     is_inference = Path(args.script).name == INFERENCE
+    inputs |= _data_input(contents, args.data, is_inference)
     words_there = ["--strict-exit"] if is_inference else []
     proof = run_packed(script, inputs, words_there, network=deploy.enable_internet, passphrase=not args.embed_key)
     if is_inference:
@@ -171,12 +171,19 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     print(f"checked: {what}; {proof}")
 
 
-def _data_input(contents: Contents, root: Path | None) -> dict[str, Path]:
-    """The competition's folder, under the name that it has on Kaggle."""
+def _data_input(contents: Contents, root: Path | None, is_inference: bool) -> dict[str, Path]:
+    """The competition's folder, under the name that it has on Kaggle; of inference without the training images."""
     if contents.config is None:
         return {}
     name = [*contents.options["competitions"], Path(contents.config.data.root).name][0]
-    return {name: Path(locate_data(contents.config, root).data.root)}
+    data = locate_data(contents.config, root).data
+    if not is_inference:
+        return {name: Path(data.root)}
+    named = [data.sample_submission, data.test_dir, data.labels_csv, data.train_csv, data.valid_csv]
+    inside = [Path(path).relative_to(data.root) for path in named if path and Path(path).is_relative_to(data.root)]
+    if Path(".") in inside:  # the images lie in the folder itself
+        return {name: Path(data.root)}
+    return {f"{name}/{path}": Path(data.root, path) for path in inside if Path(data.root, path).exists()}
 
 
 def _json(value: Any) -> str:
