@@ -20,9 +20,10 @@ from foldsmith.files import sha256_lines
 from foldsmith.kernel import pack as pack_module
 from foldsmith.kernel.check import run_packed
 from foldsmith.kernel.contents import _without, script_contents
+from foldsmith.kernel.loader import unpack
 from foldsmith.kernel.pack import render
 from foldsmith.models.weights import read_header
-from foldsmith.training.kernel import arguments
+from foldsmith.training.kernel import _remove, arguments
 from tests.conftest import DATA, ROOT, Chain
 from tests.test_kernel import packed
 
@@ -160,13 +161,40 @@ def test_another_label_table_is_refused(chain, tmp_path, monkeypatch):
     files["tables/train_csv/train.csv"] = b"".join([lines[0], lines[2], lines[1], *lines[3:]])
     monkeypatch.chdir(tmp_path)
 
-    def unpack(files: dict[str, bytes], folder: str) -> None:
-        for path, data in files.items():
-            Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder, path).write_bytes(data)
-
     with pytest.raises(UserError, match="has other ids, or another order"):
         arguments(files, found["options"], unpack)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "embedded"), ("", "embedded"), ("mine", "mine")])
+def test_an_embedded_key_reaches_a_script(monkeypatch, before, after):
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "x")
+    if before is None:
+        monkeypatch.delenv("FOLDSMITH_PASSPHRASE")
+    else:
+        monkeypatch.setenv("FOLDSMITH_PASSPHRASE", before)
+    options = {"built_with": {}, "arguments": ["a"], "config": None, "passphrase": "embedded"}
+    assert arguments({}, options, unpack_nothing) == ["a"]
+    assert os.environ["FOLDSMITH_PASSPHRASE"] == after
+
+
+def test_no_folder_of_what_was_unpacked_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {"a.yml": b"", "tables/train_csv/train.csv": b"", "tables/labels_csv/labels.csv": b""}
+    unpack(files, "packed")
+    _remove(sorted(files), os.getpid() + 1)
+    assert len([path for path in Path("packed").rglob("*") if path.is_file()]) == 3, "another process's"
+    _remove(sorted(files), os.getpid())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_unpacked_through_a_link(chain, tmp_path, monkeypatch):
+    found = packed(pack(chain, tmp_path / "out", "train.py"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "packed").symlink_to("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="can't be unpacked: 'packed' is a link") as caught:
+        arguments({path: text.encode() for path, text in found["files"].items()}, found["options"], unpack)
+    assert caught.value.code == 4 and list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.slow

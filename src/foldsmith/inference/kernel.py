@@ -27,10 +27,10 @@ def main(argv: Sequence[str] | None, files: Mapping[str, bytes], options: Mappin
         sys.stdout.reconfigure(line_buffering=True)  # the log of a kernel that is killed shows how far it came
     # Kernels have no network: say so to every library before it is imported, else it waits for time-outs.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if "passphrase" in options:
-        from foldsmith.inference.find import PASSPHRASE
+    from foldsmith.inference.find import PASSPHRASE
 
-        os.environ.setdefault(PASSPHRASE, options["passphrase"])
+    if "passphrase" in options and not os.environ.get(PASSPHRASE):
+        os.environ[PASSPHRASE] = options["passphrase"]
     seconds = None if args.deadline == "none" else parse_duration(args.deadline)
     budget = Budget(seconds, started=None if seconds is None else _started())
     supervise(lambda stands: _infer(files, options, args, budget, stands), args.strict_exit)

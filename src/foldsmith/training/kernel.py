@@ -12,10 +12,11 @@ import numpy as np
 from foldsmith.config import Config, dump_yaml, parse_yaml
 from foldsmith.data.folds import load_folds
 from foldsmith.data.tables import read_table
-from foldsmith.errors import UserError
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_lines
 from foldsmith.inference.find import (
     INPUT_ROOTS,
+    PASSPHRASE,
     data_below_inputs,
     locate_data,
     look_for,
@@ -43,6 +44,8 @@ def arguments(
     """
     for line in changed_versions(options["built_with"]):
         print(f"another version than where this was packed: {line}")
+    if "passphrase" in options and not os.environ.get(PASSPHRASE):
+        os.environ[PASSPHRASE] = options["passphrase"]
     words = [*options["arguments"]]
     if options["config"] is None:
         return words
@@ -58,7 +61,10 @@ def arguments(
         config = config.model_copy(update={"model": model})
     unpacked = {packed: files[packed] for packed in options["tables"].values()}
     unpacked[Path(path).name] = dump_yaml(config.model_dump(mode="json")).encode()
-    unpack(unpacked, UNPACKED)
+    try:
+        unpack(unpacked, UNPACKED)
+    except ValueError as error:  # the loader's PackError, whose class stands in the packed file
+        raise UserError(f"can't be unpacked: {error}", file=UNPACKED, code=EXIT_UNTRUSTED) from None
     atexit.register(_remove, sorted(unpacked), os.getpid())
     _write_folds(config, files["folds.txt"], options)
     words = ["--config", f"{UNPACKED}/{Path(path).name}", *words]
@@ -114,6 +120,8 @@ def _remove(paths: list[str], process: int) -> None:
         return
     for path in paths:
         Path(UNPACKED, path).unlink(missing_ok=True)
-    for folder in sorted({Path(UNPACKED, path).parent for path in paths} | {Path(UNPACKED), Path(UNPACKED, "tables")}):
+    # with the folders between: tables/train_csv/train.csv lies three deep
+    folders = {Path(UNPACKED)} | {Path(UNPACKED, parent) for path in paths for parent in Path(path).parents}
+    for folder in sorted(folders, reverse=True):  # the inner ones first
         with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
