@@ -90,6 +90,16 @@ def test_weights_alone_are_enough_for_a_validation_kernel(chain, tmp_path):
     assert found["files"]["configs/a.yml"] == (chain.runs / "a" / "a.yml").read_text()
 
 
+def test_weights_that_a_kernel_could_not_tell_apart_are_refused(chain, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "a_f0.safetensors"
+    other.write_bytes(chain.weights("a", 1).read_bytes())
+    with pytest.raises(UserError, match=r"two weights files are called a_f0\.safetensors: .* and .*other"):
+        pack(chain, tmp_path, "predict_oof.py", "--weights", str(chain.weights("a", 0)), str(other))
+    with pytest.raises(UserError, match="nowhere: --weights: is no file"):
+        deploy_kernel.main([str(ROOT / "predict_oof.py"), "--weights", "nowhere", "--output", str(tmp_path)])
+
+
 def test_pretrained_weights_are_a_file_to_upload(chain, tmp_path):
     (tmp_path / "start.safetensors").write_bytes(b"weights")
     words = ["train.py", "--config", "clipart_tiny.yml", "--output", str(tmp_path)]
@@ -150,7 +160,9 @@ def test_all_that_a_training_kernel_misses_is_listed_at_once(chain, tmp_path, mo
     monkeypatch.chdir(tmp_path / "working")
     with pytest.raises(UserError) as caught:
         arguments(files, found["options"], unpack_nothing)
-    assert caught.value.message.startswith("2 things are missing:") and "../input/clipart" in caught.value.message
+    assert (
+        caught.value.message.startswith("2 things are missing or wrong:") and "../input/clipart" in caught.value.message
+    )
     assert "1 of 1 weights files are not there: a_f0.safetensors" in caught.value.message
 
 

@@ -3,7 +3,6 @@
 import argparse
 import base64
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from foldsmith.config import Deploy
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 from foldsmith.inference.budget import parse_duration
-from foldsmith.inference.find import INPUT_ROOTS, PASSPHRASE, locate_data
+from foldsmith.inference.find import INPUT_ROOTS, PASSPHRASE, locate_data, passphrase_here
 from foldsmith.kernel.contents import DEADLINE, Contents, ensemble_contents, script_contents
 from foldsmith.kernel.metadata import NOBODY, check_network, kernel_metadata, manifest_json, readme, settings
 from foldsmith.kernel.pack import render
@@ -104,7 +103,7 @@ def _gather(args: argparse.Namespace, words: Sequence[str]) -> tuple[Contents, D
 
 def _embedded(deploy: Deploy) -> str:
     """The passphrase that goes into the packed file, with a warning."""
-    passphrase = os.environ.get(PASSPHRASE)
+    passphrase = passphrase_here()
     if not passphrase:
         raise UserError(f"needs the passphrase in {PASSPHRASE}", key="--embed-key")
     if not deploy.is_private:
@@ -120,7 +119,7 @@ def _embedded(deploy: Deploy) -> str:
 
 def refuse_secrets(outputs: dict[str, str], contents: Contents, embed: bool) -> None:
     """Fail before anything is written where the passphrase would be in it, as it is or in base64."""
-    passphrase = os.environ.get(PASSPHRASE)
+    passphrase = passphrase_here()
     if not passphrase:
         return
     forms = [passphrase, repr(passphrase)[1:-1], base64.b64encode(passphrase.encode()).decode().rstrip("=")]

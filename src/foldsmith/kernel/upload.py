@@ -10,7 +10,7 @@ from foldsmith.config import Deploy
 from foldsmith.config.deploy import LONGEST, SHORTEST_DATASET
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 from foldsmith.files import atomic_path, write_json
-from foldsmith.inference.find import SUFFIX, read_passphrase
+from foldsmith.inference.find import CANT_ENCRYPT, SUFFIX, read_passphrase
 from foldsmith.kernel.contents import Contents
 from foldsmith.kernel.metadata import NOBODY
 
@@ -56,7 +56,7 @@ def _copy(path: Path, target: Path, encrypt: bool) -> None:
     if encrypt:
         from foldsmith.crypt import encrypt_file
 
-        encrypt_file(path, target, read_passphrase(path))
+        encrypt_file(path, target, read_passphrase(path, CANT_ENCRYPT))
         return
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)

@@ -21,11 +21,14 @@ from foldsmith.inference.find import (
     locate_data,
     look_for,
     missing_weights,
-    proved_weights,
+    prove,
+    untrusted,
 )
-from foldsmith.inference.machine import changed_versions
+from foldsmith.inference.machine import all_missing, changed_versions
+from foldsmith.inference.packages import packages_problem
 from foldsmith.training.folder import RunFolder
 
+NOT_NEEDED = ("scikit-learn", "iterative-stratification", "scipy")
 UNPACKED = "packed"  # in the working folder: headers of weights name it, so it is the same in every run
 
 
@@ -75,20 +78,24 @@ def arguments(
 
 def _find_inputs(config: Config, options: Mapping[str, Any]) -> tuple[Config, list[Path]]:
     """The config with its data where it is, and the weights that it needs; all that is missing in one error."""
-    problems = []
+    found = look_for(options["weights"], INPUT_ROOTS)
+    # folds are packed, so that nothing which makes them is needed
+    needed = [name for name in options["built_with"] if name not in NOT_NEEDED]
+    lacking = packages_problem(needed)
+    problems = [lacking] if lacking else []
     try:
         config = locate_data(config, data_below_inputs(config, options["competitions"]))
     except UserError as error:
         problems.append(f"{error.message} ({error.hint})")
-    found = look_for(options["weights"], INPUT_ROOTS)
     missing = missing_weights(found)
     if missing:
         problems.append(f"{missing} (looked below {', '.join(map(str, INPUT_ROOTS))})")
+    weights, wrong = prove({name: sha256 for name, (_, sha256) in options["weights"].items()}, found)
     if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise UserError(f"{len(problems)} {'thing is' if len(problems) == 1 else 'things are'} missing:{lines}")
-    proved = proved_weights({name: sha256 for name, (_, sha256) in options["weights"].items()}, found)
-    return config, list(proved.values())
+        raise all_missing([*problems, *wrong])
+    if wrong:
+        raise untrusted(wrong)
+    return config, list(weights.values())
 
 
 def _with_data(config: Config, paths: Mapping[str, str]) -> Config:
