@@ -136,6 +136,31 @@ def test_any_script_with_a_main_can_be_packed(tmp_path):
         deploy_kernel.main([str(tmp_path / "nothing.py"), "--output", str(tmp_path / "out")])
 
 
+def test_packages_beside_a_script_are_packed(tmp_path):
+    (tmp_path / "pkg" / "deep").mkdir(parents=True)
+    (tmp_path / "pkg" / "__init__.py").write_text("from .one import WORD\n")
+    (tmp_path / "pkg" / "one.py").write_text(
+        "from .deep import two\nfrom . import three\nWORD = two.WORD + three.WORD\n"
+    )
+    (tmp_path / "pkg" / "three.py").write_text("WORD = ' three'\n")
+    (tmp_path / "pkg" / "unused.py").write_text("")
+    (tmp_path / "pkg" / "deep" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "deep" / "two.py").write_text("from ..three import WORD as THREE\nWORD = 'two' + THREE\n")
+    code = "from pkg import WORD\ndef main(argv):\n    open('out.txt', 'w').write(WORD)\n"
+    (tmp_path / "packs.py").write_text(code)
+    deploy_kernel.main([str(tmp_path / "packs.py"), "--output", str(tmp_path / "out")])
+    script = tmp_path / "out" / "packs" / "packs.py"
+    names = [name for name in packed(script)["sources"] if name.startswith("pkg")]
+    assert sorted(names) == ["pkg", "pkg.deep", "pkg.deep.two", "pkg.one", "pkg.three"]
+    run_packed(script, {}, keep=tmp_path / "kept")
+    assert (tmp_path / "kept" / "out.txt").read_text() == "two three three"
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "four.py").write_text("")
+    (tmp_path / "packs.py").write_text("import plain.four\n" + code)
+    with pytest.raises(UserError, match=r"`import plain\.four` can't be packed: .*plain has no __init__\.py"):
+        deploy_kernel.main([str(tmp_path / "packs.py"), "--output", str(tmp_path / "out")])
+
+
 def test_a_mistake_in_the_script_s_arguments_is_found_when_it_is_packed(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         deploy_kernel.main(["train.py", "--config", "clipart_tiny.yml", "--fodl", "1", "--output", str(tmp_path)])

@@ -251,6 +251,28 @@ run(lambda argv: supervise(work, "strict" in sys.argv))
 """
 
 
+def test_decrypted_weights_do_not_outlive_a_killed_kernel(tmp_path):
+    (tmp_path / "foldsmith-weights-1-other").mkdir()  # another process's
+    (tmp_path / "w").write_bytes(b"weights")
+    encrypt_file(tmp_path / "w", tmp_path / "w.enc", "p")
+    code = """
+import os, sys
+from pathlib import Path
+from foldsmith.errors import run
+from foldsmith.inference.find import proved_weights
+from foldsmith.inference.supervise import supervise
+def work(stands):
+    print(proved_weights({"w": None}, {"w": [Path(sys.argv[1])]})["w"].read_text(), flush=True)
+    os.kill(os.getpid(), 9)
+run(lambda argv: supervise(work, False))
+"""
+    environment = dict(os.environ, TMPDIR=str(tmp_path), FOLDSMITH_PASSPHRASE="p")
+    command = [sys.executable, "-c", code, str(tmp_path / "w.enc")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 137 and done.stdout == "weights\n"
+    assert [path.name for path in tmp_path.glob("foldsmith-*")] == ["foldsmith-weights-1-other"]
+
+
 def supervised(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", SUPERVISED, *words], capture_output=True, text=True, timeout=60)
 

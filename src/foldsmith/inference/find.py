@@ -13,6 +13,7 @@ from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_file
 from foldsmith.inference.decoded import private_folder
+from foldsmith.inference.supervise import decrypted_prefix
 
 PASSPHRASE = "FOLDSMITH_PASSPHRASE"
 SUFFIX = ".enc"  # of files that `foldsmith encrypt` wrote
@@ -117,7 +118,7 @@ def _decrypted(path: Path, name: str) -> Path:
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
     passphrase = read_passphrase(path)
-    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-", dir=private_folder()))
+    folder = Path(tempfile.mkdtemp(prefix=decrypted_prefix(os.getpid()), dir=private_folder()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     decrypt_file(path, folder / name, passphrase)
     return folder / name

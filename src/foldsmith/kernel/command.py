@@ -33,6 +33,10 @@ def run_deploy(args: argparse.Namespace, words: Sequence[str]) -> Path:
     if dataset is not None:
         deploy = deploy.model_copy(update={"weights_dataset": dataset})
     metadata = kernel_metadata(contents.name, contents.title, deploy)
+    if args.push:
+        from foldsmith.kernel.upload import refuse_nobody
+
+        refuse_nobody(metadata)
     folder = args.output / contents.name
     outputs = {
         f"{contents.name}.py": render(contents, args.compress),
@@ -76,6 +80,8 @@ def _gather(args: argparse.Namespace, words: Sequence[str]) -> tuple[Contents, D
     flags |= {"competition_sources": args.competition} if args.competition else {}
     if args.encrypt and args.stage_weights is None:
         raise UserError("goes with --stage-weights", key="--encrypt")
+    if args.check and not script.is_file():
+        raise UserError("is not here, and --check runs it", file=script, hint="give its path")
     if script.name == INFERENCE:
         if len(words) != 1 or words[0].startswith("-"):
             raise UserError(

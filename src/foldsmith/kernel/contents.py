@@ -32,10 +32,16 @@ _RUN_INFERENCE = """\
     run(lambda argv: main(argv, FILES, OPTIONS))
 """
 _RUN_SCRIPT = """\
-    from foldsmith.training.kernel import arguments
-    from {module} import main
+    from foldsmith.inference.packages import refuse_missing_basics
 
-    run(lambda argv: main([*arguments(FILES, OPTIONS, unpack), *sys.argv[1:]]))
+    def main(argv):
+        refuse_missing_basics(OPTIONS["built_with"])
+        from foldsmith.training.kernel import arguments
+        from {module} import main as script
+
+        script([*arguments(FILES, OPTIONS, unpack), *sys.argv[1:]])
+
+    run(main)
 """
 
 
