@@ -160,3 +160,33 @@ def test_the_command_goes_both_ways(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "w").read_bytes() == b"weights"
     with pytest.raises(UserError, match=r"is no file that ends in \.enc"):
         cli.main(["encrypt", "--decrypt", str(tmp_path / "w")])
+
+
+def test_the_command_replaces_nothing_unasked(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "p")
+    plain, sealed = tmp_path / "w", tmp_path / "w.enc"
+    plain.write_bytes(b"weights")
+    cli.main(["encrypt", str(plain)])
+    plain.write_bytes(b"trained again")
+    before = sealed.read_bytes()
+    for words in (["encrypt", str(plain)], ["encrypt", "--decrypt", str(sealed)]):
+        with pytest.raises(UserError, match="nothing is written: .* would be replaced"):
+            cli.main(words)
+    assert plain.read_bytes() == b"trained again" and sealed.read_bytes() == before
+    cli.main(["encrypt", "--decrypt", "--force", str(sealed)])
+    assert plain.read_bytes() == b"weights"
+    with pytest.raises(UserError, match="is encrypted already"):
+        cli.main(["encrypt", str(sealed)])
+    assert sorted(tmp_path.iterdir()) == [plain, sealed]
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "message"),
+    [("", "w: can't be encrypted: there is no passphrase"), ("p\udcff", "FOLDSMITH_PASSPHRASE: is not UTF-8")],
+)
+def test_a_passphrase_that_can_not_be_one_is_refused(tmp_path, monkeypatch, passphrase, message):
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", passphrase)
+    (tmp_path / "w").write_bytes(b"weights")
+    with pytest.raises(UserError) as caught:
+        cli.main(["encrypt", str(tmp_path / "w")])
+    assert message in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["w"]

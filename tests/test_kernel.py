@@ -239,6 +239,15 @@ def test_hostile_names_are_not_packed(chain):
         render(contents, compress=False)
 
 
+@pytest.mark.parametrize("name", ['q"""+1+"""z', "it's", "a\\b", "a`b", "a\x1bb"])
+def test_names_that_would_be_code_are_not_packed(chain, tmp_path, name):
+    ensemble = tmp_path / f"{name}.yml"
+    ensemble.write_bytes(chain.ensemble.read_bytes())
+    with pytest.raises(UserError, match="can't be packed: the name .* holds ") as caught:
+        render(ensemble_contents(ensemble, [tmp_path]), compress=False)
+    assert caught.value.hint.startswith("rename the file")
+
+
 @pytest.mark.parametrize(
     "text", ["", "plain\n", "it's '''three'''\n", 'and """too"""\n', "back\\slash\\\n", "end'", "end\\"]
 )

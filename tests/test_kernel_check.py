@@ -52,6 +52,10 @@ block[::4096] = b"1" * len(block[::4096])
         "import pathlib; pathlib.Path('../input/data/test/a.jpg').resolve().chmod(0)",
         "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9/')",
         "import socket; socket.create_connection(('127.0.0.1', 9))",
+        "import socket; socket.gethostbyname('127.0.0.1')",
+        "import socket; socket.gethostbyname_ex('127.0.0.1')",
+        "import socket; socket.gethostbyaddr('127.0.0.1')",
+        "import socket; socket.getnameinfo(('127.0.0.1', 9), 0)",
         "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
         "import foldsmith",
     ],
@@ -67,6 +71,32 @@ def test_what_a_kernel_can_not_do_fails(tmp_path, inputs, code, capfd):
 def test_a_change_that_another_program_made_is_seen(tmp_path, inputs):
     with pytest.raises(UserError, match="changed its inputs"):
         run(tmp_path, inputs, "import subprocess; subprocess.run(['touch', '../input/data/new'], check=True)")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import shutil; shutil.rmtree('../input/data/test')",
+        "import os; d = os.open('../input/data/test', 0); os.open('a.jpg', os.O_WRONLY | os.O_TRUNC, dir_fd=d)",
+        "import os; d = os.open('../input/data/test', 0); os.remove('a.jpg', dir_fd=d)",
+        "import subprocess; subprocess.run(['sh', '-c', 'echo x > ../input/data/test/a.jpg'], check=True)",
+        "import subprocess; subprocess.run(['sh', '-c', 'echo x > ../input/data/link.jpg'], check=True)",
+    ],
+)
+def test_the_users_own_files_outlive_any_kernel(tmp_path, inputs, code):
+    (tmp_path / "elsewhere.jpg").write_bytes(b"another")
+    (tmp_path / "data" / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    with pytest.raises(UserError, match=r"changed its inputs|failed with exit code 1"):
+        run(tmp_path, inputs, code)
+    assert (tmp_path / "data" / "test" / "a.jpg").read_bytes() == b"image"
+    assert (tmp_path / "elsewhere.jpg").read_bytes() == b"another"
+
+
+def test_inputs_that_can_not_be_copied_are_named(tmp_path, inputs):
+    (tmp_path / "data" / "broken").symlink_to("nowhere")
+    with pytest.raises(UserError, match="can't be copied for the run: .*broken") as caught:
+        run(tmp_path, inputs, "")
+    assert caught.value.code == 3
 
 
 def test_the_environment_is_clean(tmp_path, inputs, monkeypatch):

@@ -2,14 +2,17 @@
 
 import base64
 import hashlib
+import importlib
 import os
+import sys
+import traceback
 import tracemalloc
 import zlib
 from pathlib import Path
 
 import pytest
 
-from foldsmith.kernel.loader import PackError, check_paths, read_files, unpack
+from foldsmith.kernel.loader import PackError, Sources, check_paths, read_files, unpack
 
 HOSTILE = [
     "/etc/passwd",
@@ -122,3 +125,15 @@ def test_unpacking_replaces_no_folder(tmp_path: Path):
     with pytest.raises(PackError, match="is a folder"):
         unpack({"a.yml": b"x"}, str(tmp_path))
     assert (tmp_path / "a.yml" / "kept").is_dir()
+
+
+def test_a_traceback_shows_the_packed_lines(monkeypatch):
+    sources = Sources({"packed_pkg": "", "packed_pkg.broken": "def fail():\n    raise KeyError('here')\n"})
+    monkeypatch.setattr(sys, "meta_path", [sources, *sys.meta_path])
+    module = importlib.import_module("packed_pkg.broken")
+    with pytest.raises(KeyError) as caught:
+        module.fail()
+    said = "".join(traceback.format_exception(caught.value))
+    assert "File \"<packed packed_pkg.broken>\", line 2, in fail\n    raise KeyError('here')" in said
+    for name in ("packed_pkg", "packed_pkg.broken"):
+        monkeypatch.delitem(sys.modules, name)

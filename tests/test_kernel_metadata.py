@@ -171,7 +171,25 @@ def test_push_without_the_command_or_a_user(chain, tmp_path, monkeypatch):
         deploy(chain, tmp_path / "out", "--push", "--user", "me")
     assert caught.value.code == 3 and f"kaggle kernels push -p {tmp_path}/out/best" in str(caught.value)
     with pytest.raises(UserError, match="whose kernel is it"):
-        deploy(chain, tmp_path / "out", "--push")
+        deploy(chain, tmp_path / "other", "--push")
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "kaggle").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "kaggle").chmod(0o755)
+    with pytest.raises(UserError, match="kaggle can't be run: No such file or directory") as caught:
+        deploy(chain, tmp_path / "out", "--push", "--user", "me")
+    assert caught.value.code == 3
+
+
+def test_check_asks_for_the_script_before_it_packs(chain, tmp_path):
+    words = ["nowhere/ensemble_inference.py", str(chain.ensemble), "--check", "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=r"nowhere/ensemble_inference\.py: is not here, and --check runs it"):
+        deploy_kernel.main(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_machine_shape_is_explained(chain, tmp_path):
+    with pytest.raises(UserError, match="expected a machine shape such as NvidiaTeslaT4 .*, got 'a b'"):
+        deploy(chain, tmp_path / "out", "--machine-shape", "a b")
 
 
 def test_exactly_the_needed_weights_are_gathered(chain, tmp_path):

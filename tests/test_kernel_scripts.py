@@ -20,9 +20,10 @@ from foldsmith.files import sha256_lines
 from foldsmith.kernel import pack as pack_module
 from foldsmith.kernel.check import run_packed
 from foldsmith.kernel.contents import _without, script_contents
+from foldsmith.kernel.loader import unpack
 from foldsmith.kernel.pack import render
 from foldsmith.models.weights import read_header
-from foldsmith.training.kernel import arguments
+from foldsmith.training.kernel import _remove, arguments
 from tests.conftest import DATA, ROOT, Chain
 from tests.test_kernel import packed
 
@@ -89,6 +90,16 @@ def test_weights_alone_are_enough_for_a_validation_kernel(chain, tmp_path):
     assert found["files"]["configs/a.yml"] == (chain.runs / "a" / "a.yml").read_text()
 
 
+def test_weights_that_a_kernel_could_not_tell_apart_are_refused(chain, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "a_f0.safetensors"
+    other.write_bytes(chain.weights("a", 1).read_bytes())
+    with pytest.raises(UserError, match=r"two weights files are called a_f0\.safetensors: .* and .*other"):
+        pack(chain, tmp_path, "predict_oof.py", "--weights", str(chain.weights("a", 0)), str(other))
+    with pytest.raises(UserError, match="nowhere: --weights: is no file"):
+        deploy_kernel.main([str(ROOT / "predict_oof.py"), "--weights", "nowhere", "--output", str(tmp_path)])
+
+
 def test_pretrained_weights_are_a_file_to_upload(chain, tmp_path):
     (tmp_path / "start.safetensors").write_bytes(b"weights")
     words = ["train.py", "--config", "clipart_tiny.yml", "--output", str(tmp_path)]
@@ -125,6 +136,31 @@ def test_any_script_with_a_main_can_be_packed(tmp_path):
         deploy_kernel.main([str(tmp_path / "nothing.py"), "--output", str(tmp_path / "out")])
 
 
+def test_packages_beside_a_script_are_packed(tmp_path):
+    (tmp_path / "pkg" / "deep").mkdir(parents=True)
+    (tmp_path / "pkg" / "__init__.py").write_text("from .one import WORD\n")
+    (tmp_path / "pkg" / "one.py").write_text(
+        "from .deep import two\nfrom . import three\nWORD = two.WORD + three.WORD\n"
+    )
+    (tmp_path / "pkg" / "three.py").write_text("WORD = ' three'\n")
+    (tmp_path / "pkg" / "unused.py").write_text("")
+    (tmp_path / "pkg" / "deep" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "deep" / "two.py").write_text("from ..three import WORD as THREE\nWORD = 'two' + THREE\n")
+    code = "from pkg import WORD\ndef main(argv):\n    open('out.txt', 'w').write(WORD)\n"
+    (tmp_path / "packs.py").write_text(code)
+    deploy_kernel.main([str(tmp_path / "packs.py"), "--output", str(tmp_path / "out")])
+    script = tmp_path / "out" / "packs" / "packs.py"
+    names = [name for name in packed(script)["sources"] if name.startswith("pkg")]
+    assert sorted(names) == ["pkg", "pkg.deep", "pkg.deep.two", "pkg.one", "pkg.three"]
+    run_packed(script, {}, keep=tmp_path / "kept")
+    assert (tmp_path / "kept" / "out.txt").read_text() == "two three three"
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "four.py").write_text("")
+    (tmp_path / "packs.py").write_text("import plain.four\n" + code)
+    with pytest.raises(UserError, match=r"`import plain\.four` can't be packed: .*plain has no __init__\.py"):
+        deploy_kernel.main([str(tmp_path / "packs.py"), "--output", str(tmp_path / "out")])
+
+
 def test_a_mistake_in_the_script_s_arguments_is_found_when_it_is_packed(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         deploy_kernel.main(["train.py", "--config", "clipart_tiny.yml", "--fodl", "1", "--output", str(tmp_path)])
@@ -149,7 +185,9 @@ def test_all_that_a_training_kernel_misses_is_listed_at_once(chain, tmp_path, mo
     monkeypatch.chdir(tmp_path / "working")
     with pytest.raises(UserError) as caught:
         arguments(files, found["options"], unpack_nothing)
-    assert caught.value.message.startswith("2 things are missing:") and "../input/clipart" in caught.value.message
+    assert (
+        caught.value.message.startswith("2 things are missing or wrong:") and "../input/clipart" in caught.value.message
+    )
     assert "1 of 1 weights files are not there: a_f0.safetensors" in caught.value.message
 
 
@@ -160,13 +198,40 @@ def test_another_label_table_is_refused(chain, tmp_path, monkeypatch):
     files["tables/train_csv/train.csv"] = b"".join([lines[0], lines[2], lines[1], *lines[3:]])
     monkeypatch.chdir(tmp_path)
 
-    def unpack(files: dict[str, bytes], folder: str) -> None:
-        for path, data in files.items():
-            Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder, path).write_bytes(data)
-
     with pytest.raises(UserError, match="has other ids, or another order"):
         arguments(files, found["options"], unpack)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "embedded"), ("", "embedded"), ("mine", "mine")])
+def test_an_embedded_key_reaches_a_script(monkeypatch, before, after):
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "x")
+    if before is None:
+        monkeypatch.delenv("FOLDSMITH_PASSPHRASE")
+    else:
+        monkeypatch.setenv("FOLDSMITH_PASSPHRASE", before)
+    options = {"built_with": {}, "arguments": ["a"], "config": None, "passphrase": "embedded"}
+    assert arguments({}, options, unpack_nothing) == ["a"]
+    assert os.environ["FOLDSMITH_PASSPHRASE"] == after
+
+
+def test_no_folder_of_what_was_unpacked_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {"a.yml": b"", "tables/train_csv/train.csv": b"", "tables/labels_csv/labels.csv": b""}
+    unpack(files, "packed")
+    _remove(sorted(files), os.getpid() + 1)
+    assert len([path for path in Path("packed").rglob("*") if path.is_file()]) == 3, "another process's"
+    _remove(sorted(files), os.getpid())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_unpacked_through_a_link(chain, tmp_path, monkeypatch):
+    found = packed(pack(chain, tmp_path / "out", "train.py"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "packed").symlink_to("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="can't be unpacked: 'packed' is a link") as caught:
+        arguments({path: text.encode() for path, text in found["files"].items()}, found["options"], unpack)
+    assert caught.value.code == 4 and list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from foldsmith.crypt import encrypt_file
 from foldsmith.ensemble.file import Ensemble, Member
 from foldsmith.errors import UserError
 from foldsmith.inference import find, machine
@@ -23,6 +24,7 @@ from foldsmith.inference.machine import (
     predicted_seconds,
     working_devices,
 )
+from foldsmith.inference.packages import missing_packages, refuse_missing_basics
 from tests.conftest import DATA, competition, config
 
 CPU = torch.device("cpu")
@@ -73,12 +75,42 @@ def test_all_that_is_missing_is_listed_at_once(inputs, monkeypatch):
     assert "has 1 MB free, 100 MB are needed" in lines[5] and len(lines) == 6
 
 
+def test_what_is_there_is_proved_before_what_is_missing_is_named(inputs, tmp_path, monkeypatch):
+    (tmp_path / "plain").write_bytes(b"weights")
+    encrypt_file(tmp_path / "plain", inputs / "c.enc", "another")
+    (inputs / "d.enc").write_bytes(b"?")
+    (inputs / "a").write_bytes(b"aab")
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "p")
+    hashes = {"a": hashlib.sha256(b"aaa").hexdigest(), "c": None, "d": None}
+    known = wanted(sha256=hashes | {"b": None}, packages=("torch", "no-such-package"))
+    lines = refuse(inputs, known).splitlines()
+    assert lines[0] == "5 things are missing or wrong:"
+    assert lines[1] == "  1 of 4 weights files are not there: b (looked below ../input)"
+    assert lines[2] == "  these Python packages are not installed: no-such-package"
+    assert lines[3].startswith(f"  a is not the ensemble's (sha256 {hashes['a'][:12]}...): ../input/a (sha256 ")
+    assert lines[4] == "  ../input/c.enc: can't be decrypted (another passphrase, or a damaged file; chunk 0)"
+    assert lines[5] == "  ../input/d.enc: is not a file that foldsmith encrypt wrote" and len(lines) == 6
+    with pytest.raises(UserError, match="weights are not those of the ensemble") as caught:
+        inputs_or_error(wanted(sha256=hashes), [Path("../input")], None, Path("submission.csv"))
+    assert caught.value.code == 4 and len(caught.value.message.splitlines()) == 4
+
+
+def test_packages_are_looked_up_by_what_is_imported():
+    assert missing_packages(["python", "opencv-python-headless", "PyYAML", "scikit-learn", "nothing-here"]) == [
+        "nothing-here"
+    ]
+    refuse_missing_basics(["numpy", "PyYAML", "no-such-package"])  # to be named with all else that is missing
+    with pytest.raises(UserError, match="these Python packages are not installed: no-such-package") as caught:
+        refuse_missing_basics(["numpy", "no-such-package"], basics=("no-such-package",))
+    assert caught.value.code == 2
+
+
 def test_all_that_is_there_is_found(inputs):
     (inputs / "a").write_bytes(b"aaa")
     (inputs / "deep").mkdir()
     (inputs / "deep" / "b").write_bytes(b"any")
     found = inputs_or_error(wanted(), [Path("../input")], None, Path("submission.csv"))
-    assert found.weights == {"a": [Path("../input/a")], "b": [Path("../input/deep/b")]} and found.images is None
+    assert found.weights == {"a": Path("../input/a"), "b": Path("../input/deep/b")} and found.images is None
 
 
 def test_the_data_s_structure_is_looked_at_and_not_its_content(inputs, tmp_path):
@@ -125,7 +157,7 @@ def test_the_disk_must_hold_decrypted_weights_and_the_parts(inputs, monkeypatch)
 
 
 def test_a_kaggle_secret_that_can_not_be_read_is_an_error_that_says_so(tmp_path, monkeypatch):
-    monkeypatch.delenv("FOLDSMITH_PASSPHRASE", raising=False)
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "")  # as good as none
 
     class UserSecretsClient:
         def get_secret(self, name: str) -> str:
@@ -217,6 +249,28 @@ def work(stands):
         time.sleep(60)
 run(lambda argv: supervise(work, "strict" in sys.argv))
 """
+
+
+def test_decrypted_weights_do_not_outlive_a_killed_kernel(tmp_path):
+    (tmp_path / "foldsmith-weights-1-other").mkdir()  # another process's
+    (tmp_path / "w").write_bytes(b"weights")
+    encrypt_file(tmp_path / "w", tmp_path / "w.enc", "p")
+    code = """
+import os, sys
+from pathlib import Path
+from foldsmith.errors import run
+from foldsmith.inference.find import proved_weights
+from foldsmith.inference.supervise import supervise
+def work(stands):
+    print(proved_weights({"w": None}, {"w": [Path(sys.argv[1])]})["w"].read_text(), flush=True)
+    os.kill(os.getpid(), 9)
+run(lambda argv: supervise(work, False))
+"""
+    environment = dict(os.environ, TMPDIR=str(tmp_path), FOLDSMITH_PASSPHRASE="p")
+    command = [sys.executable, "-c", code, str(tmp_path / "w.enc")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 137 and done.stdout == "weights\n"
+    assert [path.name for path in tmp_path.glob("foldsmith-*")] == ["foldsmith-weights-1-other"]
 
 
 def supervised(*words: str) -> subprocess.CompletedProcess:

@@ -61,6 +61,12 @@ def _dataset_id(value: str) -> str:
     return value
 
 
+def _machine_shape(value: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9]+", value):
+        raise ValueError(f"expected a machine shape such as NvidiaTeslaT4 (letters and digits), got {value!r}")
+    return value
+
+
 def _title(value: str) -> str:
     if not SHORTEST <= len(value) <= LONGEST or len(slugify(value)) < SHORTEST:
         raise ValueError(f"a kernel's title has {SHORTEST} to {LONGEST} characters, got {len(value)}: {value!r}")
@@ -81,7 +87,7 @@ class Deploy(Section):
     is_private: bool = Field(True, description="whether only its owner sees the kernel")
     enable_gpu: bool = Field(True, description="whether the kernel asks for a GPU")
     enable_internet: bool = Field(False, description="competitions refuse kernels that have it")
-    machine_shape: Annotated[str, Field(pattern="^[A-Za-z0-9]+$")] | None = Field(
+    machine_shape: Annotated[str, AfterValidator(_machine_shape)] | None = Field(
         None, description="such as NvidiaTeslaT4 (two of them)"
     )
     competition_sources: list[Annotated[str, AfterValidator(_slug)]] = Field([], description="slugs alone")

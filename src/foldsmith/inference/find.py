@@ -13,9 +13,11 @@ from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_file
 from foldsmith.inference.decoded import private_folder
+from foldsmith.inference.supervise import decrypted_prefix
 
 PASSPHRASE = "FOLDSMITH_PASSPHRASE"
 SUFFIX = ".enc"  # of files that `foldsmith encrypt` wrote
+CANT_ENCRYPT = "can't be encrypted:"
 INPUT_ROOTS = (Path("../input"), Path("/kaggle/input"))
 
 
@@ -57,26 +59,46 @@ def missing_weights(candidates: Mapping[str, Sequence[Path]]) -> str | None:
 
 def proved_weights(wanted: Mapping[str, str | None], candidates: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
     """The file of every name, decrypted where it must be, once its sha256 is proved; all that is wrong in one error."""
+    chosen, wrong = prove(wanted, candidates)
+    if wrong:
+        raise untrusted(wrong)
+    return chosen
+
+
+def prove(
+    wanted: Mapping[str, str | None], candidates: Mapping[str, Sequence[Path]]
+) -> tuple[dict[str, Path], list[str]]:
+    """The proved file of every name that has candidates, and a sentence for each name that has no such file."""
     chosen: dict[str, Path] = {}
     wrong = []
     for name, places in candidates.items():
-        paths = [_decrypted(path, name) if path.name == name + SUFFIX else path for path in places]
+        try:
+            paths = [_decrypted(path, name) if path.name == name + SUFFIX else path for path in places]
+        except UserError as error:
+            if error.code != EXIT_UNTRUSTED:
+                raise
+            wrong.append(str(error))
+            continue
         found = {path: sha256_file(path) for path in paths}
         listed = ", ".join(
             f"{place} (sha256 {sha256[:12]}...)" for place, sha256 in zip(places, found.values(), strict=True)
         )
         if len(set(found.values())) > 1:
             wrong.append(f"different files are called {name}: {listed}")
-        elif wanted[name] not in (None, *found.values()):
+        elif found and wanted[name] not in (None, *found.values()):
             wrong.append(f"{name} is not the ensemble's (sha256 {str(wanted[name])[:12]}...): {listed}")
-        chosen[name] = paths[0]
-    if wrong:
-        raise UserError(
-            "weights are not those of the ensemble:\n  " + "\n  ".join(wrong),
-            hint="remove what is not meant, or name the folder of what is with --models",
-            code=EXIT_UNTRUSTED,
-        )
-    return chosen
+        elif found:
+            chosen[name] = paths[0]
+    return chosen, wrong
+
+
+def untrusted(wrong: Sequence[str]) -> UserError:
+    """The error of weights that are there and are not the expected ones."""
+    return UserError(
+        "weights are not those of the ensemble:\n  " + "\n  ".join(wrong),
+        hint="remove what is not meant, or name the folder of what is with --models",
+        code=EXIT_UNTRUSTED,
+    )
 
 
 def hashes_of(ensemble: Ensemble) -> dict[str, str | None]:
@@ -96,27 +118,50 @@ def _decrypted(path: Path, name: str) -> Path:
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
     passphrase = read_passphrase(path)
-    folder = Path(tempfile.mkdtemp(prefix="foldsmith-weights-", dir=private_folder()))
+    folder = Path(tempfile.mkdtemp(prefix=decrypted_prefix(os.getpid()), dir=private_folder()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     decrypt_file(path, folder / name, passphrase)
     return folder / name
 
 
-def read_passphrase(path: Path) -> str:
-    """The passphrase of encrypted weights: from the environment, or from a Kaggle secret of the same name."""
-    if PASSPHRASE in os.environ:
-        return os.environ[PASSPHRASE]
+def passphrase_here() -> str | None:
+    """The passphrase of the environment; None where there is none, or an empty one, which would protect nothing.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    passphrase = os.environ.get(PASSPHRASE)
+    try:
+        (passphrase or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("is not UTF-8", key=PASSPHRASE, hint="write it in a terminal whose encoding is UTF-8") from None
+    return passphrase or None
+
+
+def read_passphrase(path: Path, why: str = "is encrypted, and") -> str:
+    """The passphrase of encrypted weights: from the environment, or from a Kaggle secret of the same name.
+
+    Args:
+        path: of the file that it is for.
+        why: the message's words between the file and `there is no passphrase`.
+    """
+    passphrase = passphrase_here()
+    if passphrase is not None:
+        return passphrase
     reason = "there is no passphrase"
     try:
         from kaggle_secrets import UserSecretsClient  # type: ignore[import-not-found]
 
-        return str(UserSecretsClient().get_secret(PASSPHRASE))
+        secret = str(UserSecretsClient().get_secret(PASSPHRASE) or "")
+        if secret:
+            return secret
+        reason = f"the Kaggle secret {PASSPHRASE} is empty"
     except ImportError:
         pass
     except Exception as error:  # classes of Kaggle's own: no such secret, or no network to fetch it over
         reason = f"the Kaggle secret {PASSPHRASE} can't be read ({error})"
     hint = f"set the environment variable {PASSPHRASE} (in a Kaggle kernel: a secret of that name)"
-    raise UserError(f"is encrypted, and {reason}", file=path, hint=hint)
+    raise UserError(f"{why} {reason}", file=path, hint=hint)
 
 
 def _files_below(roots: Sequence[Path]) -> Iterator[Path]:

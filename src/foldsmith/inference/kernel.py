@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foldsmith.inference.budget import Budget, parse_duration, seconds_since_start
+from foldsmith.inference.packages import refuse_missing_basics
 from foldsmith.inference.supervise import supervise
 
 OUTPUT = Path("submission.csv")
@@ -27,10 +28,11 @@ def main(argv: Sequence[str] | None, files: Mapping[str, bytes], options: Mappin
         sys.stdout.reconfigure(line_buffering=True)  # the log of a kernel that is killed shows how far it came
     # Kernels have no network: say so to every library before it is imported, else it waits for time-outs.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if "passphrase" in options:
-        from foldsmith.inference.find import PASSPHRASE
+    refuse_missing_basics(options["built_with"])
+    from foldsmith.inference.find import PASSPHRASE
 
-        os.environ.setdefault(PASSPHRASE, options["passphrase"])
+    if "passphrase" in options and not os.environ.get(PASSPHRASE):
+        os.environ[PASSPHRASE] = options["passphrase"]
     seconds = None if args.deadline == "none" else parse_duration(args.deadline)
     budget = Budget(seconds, started=None if seconds is None else _started())
     supervise(lambda stands: _infer(files, options, args, budget, stands), args.strict_exit)
@@ -69,7 +71,7 @@ def _infer(
     stands: Callable[[], None],
 ) -> None:
     from foldsmith.ensemble.file import parse_ensemble
-    from foldsmith.inference.find import INPUT_ROOTS, data_below_inputs, hashes_of, proved_weights
+    from foldsmith.inference.find import INPUT_ROOTS, data_below_inputs, hashes_of
     from foldsmith.inference.machine import Wanted, changed_versions, inputs_or_error, working_devices
 
     ensemble = parse_ensemble(files[options["ensemble"]].decode("utf-8"), options["ensemble"])
@@ -81,13 +83,13 @@ def _infer(
         config=_any_config(files),
         classes=options["classes"],
         folds=sum(len(member.weights) for member in ensemble.members),
+        packages=list(options["built_with"]),
     )
     roots, data_root = args.models or INPUT_ROOTS, args.data
     if data_root is None and wanted.config is not None:
         data_root = data_below_inputs(wanted.config, options["competitions"])
     inputs = inputs_or_error(wanted, roots, data_root, OUTPUT)
-    weights = proved_weights(hashes, inputs.weights)
-    print(f"{len(weights)} weights files are the ensemble's")
+    print(f"{len(inputs.weights)} weights files are the ensemble's")
     for line in changed_versions(options["built_with"]):
         print(f"another version than where this was packed: {line}")
 
@@ -96,7 +98,7 @@ def _infer(
 
     devices = working_devices(pick_devices(args.device))
     _say_time(ensemble, inputs.images, budget, len(devices))
-    run = Options(roots, OUTPUT, devices, data_root=data_root, budget=budget, weights=weights)
+    run = Options(roots, OUTPUT, devices, data_root=data_root, budget=budget, weights=inputs.weights)
     run_ensemble(ensemble, run, stands)
 
 

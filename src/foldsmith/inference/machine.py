@@ -21,7 +21,8 @@ from foldsmith.data.tables import read_sample
 from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import UserError
 from foldsmith.inference.decoded import private_folder
-from foldsmith.inference.find import SUFFIX, locate_data, look_for, missing_weights, read_passphrase
+from foldsmith.inference.find import SUFFIX, locate_data, look_for, missing_weights, prove, read_passphrase, untrusted
+from foldsmith.inference.packages import missing_packages, packages_problem
 
 if TYPE_CHECKING:  # torch takes seconds, and what is missing is to be said before
     import torch
@@ -38,49 +39,64 @@ class Wanted:
     config: Config | None  # of a member: all have the same data
     classes: int | None
     folds: int  # weights files to run
+    packages: Sequence[str] = ()  # as they are installed
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What was found."""
 
-    weights: dict[str, list[Path]]
+    weights: dict[str, Path]  # proved, and decrypted where they must be
     images: int | None  # test images; None: only the weights know which data they are for
 
 
 def inputs_or_error(wanted: Wanted, roots: Sequence[Path], data_root: Path | None, output: Path) -> Inputs:
-    """Look for all that the run needs.
+    """Look for all that the run needs, and prove the weights that are there.
 
     Raises:
-        UserError: code 2, with everything that is missing or does not fit.
+        UserError: with everything that is missing or does not fit; code 4 where nothing but untrusted weights is wrong.
     """
-    problems: list[str] = []
     found = look_for(wanted.sha256, roots)
+    sealed = [path for paths in found.values() for path in paths if path.name.endswith(SUFFIX)]
     missing = missing_weights(found)
-    if missing:
-        problems.append(f"{missing} (looked below {', '.join(str(root) for root in roots)})")
-    problems += [
-        f"{path} has {path.stat().st_size} bytes, not {wanted.sizes[name]}: cut off, or another file"
+    problems = [f"{missing} (looked below {', '.join(str(root) for root in roots)})"] if missing else []
+    cut = {
+        name: f"{path} has {path.stat().st_size} bytes, not {wanted.sizes[name]}: cut off, or another file"
         for name, paths in found.items()
         for path in paths
         if path.name == name and path.stat().st_size != wanted.sizes.get(name, path.stat().st_size)
-    ]
-    sealed = [path for paths in found.values() for path in paths if path.name.endswith(SUFFIX)]
-    if sealed:
-        problems += _passphrase_problems(sealed[0])
+    }
+    problems += cut.values()
+    lacking = packages_problem([*wanted.packages, *(["cryptography"] if sealed else [])])
+    problems += [lacking] if lacking else []
+    closed = _passphrase_problems(sealed[0]) if sealed else []
+    problems += closed
     images = None
     if wanted.config is not None:
         try:
             images = _count_images(locate_data(wanted.config, data_root))
         except UserError as error:
             problems.append(str(error).replace("\n ", ";"))
-    problems += _disk_problems(wanted, images, sealed, output)
+    full = _disk_problems(wanted, images, sealed, output)
+    problems += full
+    can_open = not closed and not full and not missing_packages(["cryptography"] if sealed else [])
+    provable = {
+        name: [path for path in paths if can_open or path not in sealed]
+        for name, paths in found.items()
+        if name not in cut
+    }
+    weights, wrong = prove(wanted.sha256, provable)
     if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise UserError(
-            f"{len(problems)} {'thing is' if len(problems) == 1 else 'things are'} missing or wrong:{lines}"
-        )
-    return Inputs(found, images)
+        raise all_missing([*problems, *wrong])
+    if wrong:
+        raise untrusted(wrong)
+    return Inputs(weights, images)
+
+
+def all_missing(problems: Sequence[str]) -> UserError:
+    """One error for everything."""
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return UserError(f"{len(problems)} {'thing is' if len(problems) == 1 else 'things are'} missing or wrong:{lines}")
 
 
 def _passphrase_problems(sealed: Path) -> list[str]:

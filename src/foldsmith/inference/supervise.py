@@ -3,12 +3,20 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from foldsmith.errors import handle_signals
+
+
+def decrypted_prefix(process: int) -> str:
+    """How the names of a process's folders of decrypted weights begin: who outlives it removes them."""
+    return f"foldsmith-weights-{process}-"
 
 
 def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
@@ -31,8 +39,8 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
         os.close(reader)
         os.setpgid(0, 0)  # the parent passes signals on, so that each comes once
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nobody is left to wait for it
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         handle_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         work(lambda: _tell(writer))
         return
     os.close(writer)
@@ -48,6 +56,8 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
         signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for folder in Path(tempfile.gettempdir()).glob(decrypted_prefix(child) + "*"):  # it was killed
+        shutil.rmtree(folder, ignore_errors=True)
     os.set_blocking(reader, False)  # a process that the child has left behind may hold the other end
     try:
         stands = os.read(reader, 1) == b"1"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldsmith.errors import EXIT_DEADLINE, UserError
+from foldsmith.errors import EXIT_DEADLINE, EXIT_ENVIRONMENT, UserError
 from foldsmith.inference.find import PASSPHRASE
 
 # What may decide about speed, devices and bits; all else of the environment stays outside.
@@ -48,7 +48,7 @@ def run_packed(
     """Run a packed file in an empty folder beside an input/ tree, without this project and without a network.
 
     Args:
-        inputs: what lies below input/, by path there.
+        inputs: what lies below input/, by path there; the run sees copies.
         words: its arguments.
         network: leave the network on.
         passphrase: let it see the passphrase of the environment.
@@ -61,7 +61,8 @@ def run_packed(
         folder = Path(name)
         _lay_out(folder, inputs)
         real = [source.resolve() for source in inputs.values()]
-        before = _snapshot(real)
+        watched = [*real, folder / INPUT]
+        before = _snapshot(watched)
         environment = _environment(folder)
         if not passphrase:
             environment.pop(PASSPHRASE, None)
@@ -77,7 +78,7 @@ def run_packed(
             )
         if done.returncode != 0:
             raise UserError(f"failed with exit code {done.returncode} where a kernel would run it", file=script)
-        if _snapshot(real) != before:
+        if _snapshot(watched) != before:
             raise UserError("changed its inputs, which are read-only on Kaggle", file=script)
         left = sorted(path.name for path in (folder / "tmp").glob("foldsmith-*"))
         if left:
@@ -92,12 +93,19 @@ def run_packed(
 
 
 def _lay_out(folder: Path, inputs: Mapping[str, Path]) -> None:
-    """The folders of a kernel; its inputs are links."""
+    """The folders of a kernel. Its inputs are copies, without links: whatever it does, the user's own files stay."""
     for place in (WORKING, INPUT, "tmp", "home"):
         (folder / place).mkdir()
     for path, source in inputs.items():
-        (folder / INPUT / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / INPUT / path).symlink_to(source.resolve())
+        target = folder / INPUT / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # cp takes neither time nor room where the file system can share blocks
+        command = ["cp", "-RLT", "--reflink=auto", "--preserve=timestamps", str(source.resolve()), str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            said = (done.stderr.strip().splitlines() or ["cp failed"])[0]
+            hint = "TMPDIR names a folder on a disk that has room for a copy of the inputs"
+            raise UserError(f"can't be copied for the run: {said}", file=source, hint=hint, code=EXIT_ENVIRONMENT)
 
 
 def _sandboxed(folder: Path, real: Sequence[Path], network: bool) -> list[str]:

@@ -3,7 +3,6 @@
 import argparse
 import base64
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from foldsmith.config import Deploy
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 from foldsmith.inference.budget import parse_duration
-from foldsmith.inference.find import INPUT_ROOTS, PASSPHRASE, locate_data
+from foldsmith.inference.find import INPUT_ROOTS, PASSPHRASE, locate_data, passphrase_here
 from foldsmith.kernel.contents import DEADLINE, Contents, ensemble_contents, script_contents
 from foldsmith.kernel.metadata import NOBODY, check_network, kernel_metadata, manifest_json, readme, settings
 from foldsmith.kernel.pack import render
@@ -34,6 +33,10 @@ def run_deploy(args: argparse.Namespace, words: Sequence[str]) -> Path:
     if dataset is not None:
         deploy = deploy.model_copy(update={"weights_dataset": dataset})
     metadata = kernel_metadata(contents.name, contents.title, deploy)
+    if args.push:
+        from foldsmith.kernel.upload import refuse_nobody
+
+        refuse_nobody(metadata)
     folder = args.output / contents.name
     outputs = {
         f"{contents.name}.py": render(contents, args.compress),
@@ -77,6 +80,8 @@ def _gather(args: argparse.Namespace, words: Sequence[str]) -> tuple[Contents, D
     flags |= {"competition_sources": args.competition} if args.competition else {}
     if args.encrypt and args.stage_weights is None:
         raise UserError("goes with --stage-weights", key="--encrypt")
+    if args.check and not script.is_file():
+        raise UserError("is not here, and --check runs it", file=script, hint="give its path")
     if script.name == INFERENCE:
         if len(words) != 1 or words[0].startswith("-"):
             raise UserError(
@@ -104,7 +109,7 @@ def _gather(args: argparse.Namespace, words: Sequence[str]) -> tuple[Contents, D
 
 def _embedded(deploy: Deploy) -> str:
     """The passphrase that goes into the packed file, with a warning."""
-    passphrase = os.environ.get(PASSPHRASE)
+    passphrase = passphrase_here()
     if not passphrase:
         raise UserError(f"needs the passphrase in {PASSPHRASE}", key="--embed-key")
     if not deploy.is_private:
@@ -120,7 +125,7 @@ def _embedded(deploy: Deploy) -> str:
 
 def refuse_secrets(outputs: dict[str, str], contents: Contents, embed: bool) -> None:
     """Fail before anything is written where the passphrase would be in it, as it is or in base64."""
-    passphrase = os.environ.get(PASSPHRASE)
+    passphrase = passphrase_here()
     if not passphrase:
         return
     forms = [passphrase, repr(passphrase)[1:-1], base64.b64encode(passphrase.encode()).decode().rstrip("=")]
@@ -158,8 +163,8 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     if contents.not_here:
         raise UserError(f"weights that are not here can't be run: {', '.join(contents.not_here)}", key="--check")
     inputs = {f"weights/{path.name}": path for path in [*contents.weights.values(), *contents.sealed.values()]}
-    inputs |= _data_input(contents, args.data)
     is_inference = Path(args.script).name == INFERENCE
+    inputs |= _data_input(contents, args.data, is_inference)
     words_there = ["--strict-exit"] if is_inference else []
     proof = run_packed(script, inputs, words_there, network=deploy.enable_internet, passphrase=not args.embed_key)
     if is_inference:
@@ -171,12 +176,19 @@ def _check(args: argparse.Namespace, words: Sequence[str], script: Path, content
     print(f"checked: {what}; {proof}")
 
 
-def _data_input(contents: Contents, root: Path | None) -> dict[str, Path]:
-    """The competition's folder, under the name that it has on Kaggle."""
+def _data_input(contents: Contents, root: Path | None, is_inference: bool) -> dict[str, Path]:
+    """The competition's folder, under the name that it has on Kaggle; of inference without the training images."""
     if contents.config is None:
         return {}
     name = [*contents.options["competitions"], Path(contents.config.data.root).name][0]
-    return {name: Path(locate_data(contents.config, root).data.root)}
+    data = locate_data(contents.config, root).data
+    if not is_inference:
+        return {name: Path(data.root)}
+    named = [data.sample_submission, data.test_dir, data.labels_csv, data.train_csv, data.valid_csv]
+    inside = [Path(path).relative_to(data.root) for path in named if path and Path(path).is_relative_to(data.root)]
+    if Path(".") in inside:  # the images lie in the folder itself
+        return {name: Path(data.root)}
+    return {f"{name}/{path}": Path(data.root, path) for path in inside if Path(data.root, path).exists()}
 
 
 def _json(value: Any) -> str:

@@ -1,7 +1,6 @@
 """What goes into a packed file: sources, the ensemble and its configs, or a script's config, folds and tables."""
 
 import importlib.util
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from foldsmith.config import Config, Deploy, dump_yaml, load_config
 from foldsmith.ensemble.file import find_ensemble, read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file, sha256_lines
-from foldsmith.inference.find import PASSPHRASE, SUFFIX, hashes_of, look_for, proved_weights
+from foldsmith.inference.find import SUFFIX, hashes_of, look_for, passphrase_here, proved_weights
 from foldsmith.kernel.sources import packed_sources
 
 if TYPE_CHECKING:
@@ -33,10 +32,16 @@ _RUN_INFERENCE = """\
     run(lambda argv: main(argv, FILES, OPTIONS))
 """
 _RUN_SCRIPT = """\
-    from foldsmith.training.kernel import arguments
-    from {module} import main
+    from foldsmith.inference.packages import refuse_missing_basics
 
-    run(lambda argv: main([*arguments(FILES, OPTIONS, unpack), *sys.argv[1:]]))
+    def main(argv):
+        refuse_missing_basics(OPTIONS["built_with"])
+        from foldsmith.training.kernel import arguments
+        from {module} import main as script
+
+        script([*arguments(FILES, OPTIONS, unpack), *sys.argv[1:]])
+
+    run(main)
 """
 
 
@@ -77,7 +82,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
     places = look_for(hashes, roots)
     sealed = {name: found[0] for name, found in places.items() if found and found[0].name == name + SUFFIX}
     weights = proved_weights(hashes, {name: found for name, found in places.items() if found and name not in sealed})
-    decrypted = proved_weights(hashes, {name: places[name] for name in sealed}) if PASSPHRASE in os.environ else {}
+    decrypted = proved_weights(hashes, {name: places[name] for name in sealed}) if passphrase_here() else {}
     known = weights | decrypted
     headers = _headers(known)
     files = packed_sources("foldsmith.inference.kernel")
@@ -162,6 +167,7 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
     given = args.get("weights") or []
     if len(args["config"]) > 1:
         raise UserError("a kernel runs one experiment", key="--config")
+    _by_name(given)  # before the first is opened
     if args["config"]:
         config = load_config(args["config"][0], args["set"], check_leaves)
     elif given:
@@ -189,7 +195,7 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
             raise UserError(
                 "holds no weights to predict with", file=run.path, hint="./train.py writes them; or --weights"
             )
-        contents.weights = {weights.name: weights for weights in found}
+        contents.weights = _by_name(found)
     elif isinstance(pretrained, str) and Path(pretrained).is_file():
         contents.weights = {Path(pretrained).name: Path(pretrained)}
     elif isinstance(pretrained, str):
@@ -203,6 +209,19 @@ def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: 
         "needs_weights": needs_weights,
         "output": str(args["output"]),
     }
+
+
+def _by_name(found: Sequence[Path]) -> dict[str, Path]:
+    """Weights files by the name that a kernel finds them by."""
+    named: dict[str, Path] = {}
+    for path in found:
+        if not path.is_file():
+            raise UserError("is no file", file=path, key="--weights")
+        other = named.setdefault(path.name, path)
+        if other.resolve() != path.resolve():
+            hint = "a kernel finds weights by their names: rename one, or pack a kernel each"
+            raise UserError(f"two weights files are called {path.name}: {other} and {path}", key="--weights", hint=hint)
+    return named
 
 
 def _folds_text(config: Config, table: "Table", run: "RunFolder") -> str:

@@ -8,12 +8,13 @@ import base64
 import hashlib
 import importlib.abc
 import importlib.machinery
+import linecache
 import os
 import re
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 
 
 class PackError(ValueError):
@@ -114,6 +115,12 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def get_source(self, fullname: str) -> str:
         return self.texts[fullname]
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compiled so that a traceback names the module and shows its lines."""
+        name, text = f"<packed {fullname}>", self.texts[fullname]
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        return compile(text, name, "exec", dont_inherit=True)
 
 
 def start(packed: Mapping[str, str] | str, manifest: Mapping[str, Sequence]) -> tuple[dict, dict]:

@@ -48,8 +48,9 @@ def render(contents: Contents, compress: bool) -> str:
         compress: base64 of zlib's output instead of readable text.
 
     Raises:
-        UserError: it is too large, or holds a path that unpacking would refuse.
+        UserError: it is too large, or holds a path that unpacking would refuse, or a name that is no plain one.
     """
+    _check_names(contents)
     try:
         check_paths(contents.files)
     except PackError as error:
@@ -75,6 +76,17 @@ def render(contents: Contents, compress: bool) -> str:
             hint="tables can lie in a dataset instead" if compress else "--compress makes it smaller",
         )
     return text
+
+
+def _check_names(contents: Contents) -> None:
+    """Refuse names that would end the texts in which they stand, here, in a shell or in a README."""
+    for name in (contents.name, contents.writes, *contents.files):
+        strange = sorted({letter for letter in name if letter in "\"'`\\" or not letter.isprintable()})
+        if strange:
+            raise UserError(
+                f"can't be packed: the name {name!r} holds {' '.join(map(ascii, strange))}",
+                hint="rename the file: letters, digits, spaces, . _ and - are safe; quotes and backslashes are not",
+            )
 
 
 def manifest(files: Mapping[str, str]) -> dict[str, tuple[int, str]]:

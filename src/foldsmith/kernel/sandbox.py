@@ -26,11 +26,16 @@ _CHANGES = {
     "os.symlink",
     "os.utime",
 }
+_LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 _CONNECTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 
 
 class Rules:
-    """An audit hook: writing below the inputs fails as on a read-only disk, connecting as without a network."""
+    """An audit hook: writing below the inputs fails as on a read-only disk, connecting as without a network.
+
+    It sees Python's own calls alone, and no folder that a path is relative to but the working one: check.py gives the
+    script copies, and compares them afterwards.
+    """
 
     def __init__(self, inputs: list[str], network: bool) -> None:
         self.inputs = tuple(os.path.realpath(path) for path in inputs)
@@ -43,7 +48,7 @@ class Rules:
         elif event in _CHANGES:
             for arg in args:
                 self._check_path(arg)
-        elif not self.network and (event == "socket.getaddrinfo" or (event in _CONNECTS and _is_remote(args))):
+        elif not self.network and (event in _LOOKUPS or (event in _CONNECTS and _is_remote(args))):
             raise OSError(errno.ENETUNREACH, "a kernel has no network")
 
     def _check_path(self, path: object) -> None:

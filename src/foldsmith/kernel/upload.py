@@ -10,7 +10,7 @@ from foldsmith.config import Deploy
 from foldsmith.config.deploy import LONGEST, SHORTEST_DATASET
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 from foldsmith.files import atomic_path, write_json
-from foldsmith.inference.find import SUFFIX, read_passphrase
+from foldsmith.inference.find import CANT_ENCRYPT, SUFFIX, read_passphrase
 from foldsmith.kernel.contents import Contents
 from foldsmith.kernel.metadata import NOBODY
 
@@ -56,10 +56,16 @@ def _copy(path: Path, target: Path, encrypt: bool) -> None:
     if encrypt:
         from foldsmith.crypt import encrypt_file
 
-        encrypt_file(path, target, read_passphrase(path))
+        encrypt_file(path, target, read_passphrase(path, CANT_ENCRYPT))
         return
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)
+
+
+def refuse_nobody(metadata: dict[str, Any]) -> None:
+    """Fail where a kernel that is to be pushed has no owner."""
+    if metadata["id"].startswith(NOBODY):
+        raise UserError("whose kernel is it?", key="deploy.user", hint="--user NAME, or user: in the deploy section")
 
 
 def push(folder: Path, metadata: dict[str, Any]) -> str:
@@ -69,8 +75,6 @@ def push(folder: Path, metadata: dict[str, Any]) -> str:
         UserError: it is not installed, not signed in, or it says that the kernel was not taken.
     """
     by_hand = f"or paste {folder / metadata['code_file']} into a new script on Kaggle"
-    if metadata["id"].startswith(NOBODY):
-        raise UserError("whose kernel is it?", key="deploy.user", hint="--user NAME, or user: in the deploy section")
     program = shutil.which("kaggle")
     if program is None:
         raise UserError(
@@ -81,9 +85,14 @@ def push(folder: Path, metadata: dict[str, Any]) -> str:
             code=EXIT_ENVIRONMENT,
         )
     environment = {key: value for key, value in os.environ.items() if key != "FOLDSMITH_PASSPHRASE"}
-    done = subprocess.run(
-        [program, "kernels", "push", "-p", str(folder)], capture_output=True, text=True, env=environment
-    )
+    command = [program, "kernels", "push", "-p", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:
+        hint = f"install it again: pip install --force-reinstall kaggle; {by_hand}"
+        raise UserError(
+            f"{program} can't be run: {error.strerror}", key="--push", hint=hint, code=EXIT_ENVIRONMENT
+        ) from None
     said = (done.stdout + done.stderr).strip()
     if done.returncode == 0 and "successfully pushed" in said:  # after an error it ends with 0, too
         return said

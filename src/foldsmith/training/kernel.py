@@ -12,19 +12,23 @@ import numpy as np
 from foldsmith.config import Config, dump_yaml, parse_yaml
 from foldsmith.data.folds import load_folds
 from foldsmith.data.tables import read_table
-from foldsmith.errors import UserError
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_lines
 from foldsmith.inference.find import (
     INPUT_ROOTS,
+    PASSPHRASE,
     data_below_inputs,
     locate_data,
     look_for,
     missing_weights,
-    proved_weights,
+    prove,
+    untrusted,
 )
-from foldsmith.inference.machine import changed_versions
+from foldsmith.inference.machine import all_missing, changed_versions
+from foldsmith.inference.packages import packages_problem
 from foldsmith.training.folder import RunFolder
 
+NOT_NEEDED = ("scikit-learn", "iterative-stratification", "scipy")
 UNPACKED = "packed"  # in the working folder: headers of weights name it, so it is the same in every run
 
 
@@ -43,6 +47,8 @@ def arguments(
     """
     for line in changed_versions(options["built_with"]):
         print(f"another version than where this was packed: {line}")
+    if "passphrase" in options and not os.environ.get(PASSPHRASE):
+        os.environ[PASSPHRASE] = options["passphrase"]
     words = [*options["arguments"]]
     if options["config"] is None:
         return words
@@ -58,7 +64,10 @@ def arguments(
         config = config.model_copy(update={"model": model})
     unpacked = {packed: files[packed] for packed in options["tables"].values()}
     unpacked[Path(path).name] = dump_yaml(config.model_dump(mode="json")).encode()
-    unpack(unpacked, UNPACKED)
+    try:
+        unpack(unpacked, UNPACKED)
+    except ValueError as error:  # the loader's PackError, whose class stands in the packed file
+        raise UserError(f"can't be unpacked: {error}", file=UNPACKED, code=EXIT_UNTRUSTED) from None
     atexit.register(_remove, sorted(unpacked), os.getpid())
     _write_folds(config, files["folds.txt"], options)
     words = ["--config", f"{UNPACKED}/{Path(path).name}", *words]
@@ -69,20 +78,24 @@ def arguments(
 
 def _find_inputs(config: Config, options: Mapping[str, Any]) -> tuple[Config, list[Path]]:
     """The config with its data where it is, and the weights that it needs; all that is missing in one error."""
-    problems = []
+    found = look_for(options["weights"], INPUT_ROOTS)
+    # folds are packed, so that nothing which makes them is needed
+    needed = [name for name in options["built_with"] if name not in NOT_NEEDED]
+    lacking = packages_problem(needed)
+    problems = [lacking] if lacking else []
     try:
         config = locate_data(config, data_below_inputs(config, options["competitions"]))
     except UserError as error:
         problems.append(f"{error.message} ({error.hint})")
-    found = look_for(options["weights"], INPUT_ROOTS)
     missing = missing_weights(found)
     if missing:
         problems.append(f"{missing} (looked below {', '.join(map(str, INPUT_ROOTS))})")
+    weights, wrong = prove({name: sha256 for name, (_, sha256) in options["weights"].items()}, found)
     if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise UserError(f"{len(problems)} {'thing is' if len(problems) == 1 else 'things are'} missing:{lines}")
-    proved = proved_weights({name: sha256 for name, (_, sha256) in options["weights"].items()}, found)
-    return config, list(proved.values())
+        raise all_missing([*problems, *wrong])
+    if wrong:
+        raise untrusted(wrong)
+    return config, list(weights.values())
 
 
 def _with_data(config: Config, paths: Mapping[str, str]) -> Config:
@@ -114,6 +127,8 @@ def _remove(paths: list[str], process: int) -> None:
         return
     for path in paths:
         Path(UNPACKED, path).unlink(missing_ok=True)
-    for folder in sorted({Path(UNPACKED, path).parent for path in paths} | {Path(UNPACKED), Path(UNPACKED, "tables")}):
+    # with the folders between: tables/train_csv/train.csv lies three deep
+    folders = {Path(UNPACKED)} | {Path(UNPACKED, parent) for path in paths for parent in Path(path).parents}
+    for folder in sorted(folders, reverse=True):  # the inner ones first
         with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
