@@ -129,6 +129,7 @@ class Ahead:
 def make_loop(words: list[str], *, cache: str = "disk", workers: int = 0, threads: int = CORES) -> Loop:
     """Tables, images, split, network and loader of fold 0."""
     torch.set_num_threads(threads)
+    cv2.setNumThreads(0)  # as setup.use_cores does
     plain = ["augmentations.crop_jitter=0", "augmentations.hflip=false"]
     config = with_image_stats(load_config("clipart_tiny", [*plain, f"data.cache={cache}", *words]))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -214,11 +215,11 @@ def item_3(figures: dict[str, float], large: list[str]) -> None:
     for name, words in sets.items():
         batches = 60 if not words else 20
         loops = {
-            f"{kind}, cache {cache}": make_loop([*words, *presets], cache=cache)
+            f"{kind}, cache {cache}": make_loop([*words, *presets], cache=cache, threads=1)
             for kind, presets in (("crop and flip", CROP_FLIP), ("presets of a", PRESETS))
             for cache in ("disk", "off")
         }
-        paths = loops["crop and flip, cache off"].loader.dataset.paths[: 16 * batches]
+        paths = loops["crop and flip, cache off"].loader.dataset.reader.paths[: 16 * batches]
         started = time.thread_time()
         for path in paths:
             cv2.imread(str(path))
