@@ -63,14 +63,18 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
         stands = os.read(reader, 1) == b"1"
     except BlockingIOError:
         stands = False
-    code = code if code >= 0 else 128 - code
+    _end(code if code >= 0 else 128 - code, stands, strict or interrupted)
+
+
+def _end(code: int, stands: bool, strict: bool) -> None:
+    """End this process as the child's code, 128 + the number of a signal, and the submission ask for."""
     if code == 0:
         return
     if not stands:
         if code > 128:
             print(f"error: inference was killed by signal {code - 128}; no submission stands", file=sys.stderr)
         sys.exit(code)
-    if strict or interrupted:
+    if strict:
         sys.exit(code)
     why = "the deadline came" if code == 5 else f"INFERENCE FAILED with exit code {code}; see above"
     if code > 128:

@@ -181,11 +181,12 @@ def _data_input(contents: Contents, root: Path | None, is_inference: bool) -> di
     if contents.config is None:
         return {}
     name = [*contents.options["competitions"], Path(contents.config.data.root).name][0]
-    data = locate_data(contents.config, root).data
+    config = locate_data(contents.config, root)
+    data = config.data
     if not is_inference:
         return {name: Path(data.root)}
-    named = [data.sample_submission, data.test_dir, data.labels_csv, data.train_csv, data.valid_csv]
-    inside = [Path(path).relative_to(data.root) for path in named if path and Path(path).is_relative_to(data.root)]
+    paths = [config.data_path(key) for key in ("sample_submission", "test_dir", "labels_csv")]
+    inside = [path.relative_to(data.root) for path in paths if path.is_relative_to(data.root)]
     if Path(".") in inside:  # the images lie in the folder itself
         return {name: Path(data.root)}
     return {f"{name}/{path}": Path(data.root, path) for path in inside if Path(data.root, path).exists()}

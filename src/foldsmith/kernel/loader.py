@@ -120,7 +120,7 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         """Compiled so that a traceback names the module and shows its lines."""
         name, text = f"<packed {fullname}>", self.texts[fullname]
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-        return compile(text, name, "exec", dont_inherit=True)
+        return self.source_to_code(text, name)
 
 
 def start(packed: Mapping[str, str] | str, manifest: Mapping[str, Sequence]) -> tuple[dict, dict]:
