@@ -1,6 +1,7 @@
 """torchrun: several processes train what one does. The engines are real: gloo, torchrun, two hosts of namespaces."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
 from foldsmith.losses import build_loss, divisor
 from foldsmith.models.build import with_image_stats
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
@@ -166,12 +167,12 @@ def test_batch_norm_is_synchronised_on_request_and_on_gpus(monkeypatch):
     from timm import create_model
 
     model = create_model("test_efficientnet")
-    assert distributed.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
+    assert parallel.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
     monkeypatch.setattr(distributed, "size", lambda: 2)
     names = list(model.state_dict())
     with pytest.raises(UserError, match=r"train.sync_batch_norm: torch synchronises batch norm on GPUs only"):
-        distributed.synchronised_batch_norm(model, torch.device("cpu"))
-    changed = distributed.synchronised_batch_norm(model, torch.device("cuda"))
+        parallel.synchronised_batch_norm(model, torch.device("cpu"))
+    changed = parallel.synchronised_batch_norm(model, torch.device("cuda"))
     kinds = {type(layer).__name__ for layer in changed.modules() if "BatchNorm" in type(layer).__name__}
     assert kinds == {"SyncBatchNormAct"} and list(changed.state_dict()) == names
 
@@ -189,11 +190,45 @@ def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
 
 
 def test_a_folder_that_is_not_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "on_main", lambda function: (True, False))
-    with pytest.raises(UserError, match=r"runs/a: process 0 does not find there what process 0 finds") as caught:
-        distributed.check_same((False, False), "runs/a")
+    monkeypatch.setattr(distributed, "on_main", lambda function: "epoch 3")
+    with pytest.raises(UserError) as caught:
+        distributed.check_same("epoch 2", "runs/a", hint="share it")
+    assert str(caught.value) == "runs/a: process 0 finds epoch 2 there, process 0 epoch 3\n  hint: share it"
     assert caught.value.code == 3
-    distributed.check_same((True, False), "runs/a")
+    distributed.check_same("epoch 3", "runs/a", hint="share it")
+
+
+def test_a_checkpoint_of_another_epoch_is_refused(monkeypatch, config, tmp_path):
+    """What a machine sees that still has an older last.ckpt in its cache of the shared folder."""
+    kill_at(monkeypatch, "train_epoch", 2, after=False)
+    with pytest.raises(Killed):
+        train.main(words(config, tmp_path))
+    real = distributed.on_main
+
+    def on_main(function):
+        found = real(function)
+        return found.replace("epoch 1, step 2", "epoch 2, step 4") if isinstance(found, str) else found
+
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    with pytest.raises(UserError) as caught:
+        train.main(words(config, tmp_path))
+    place = tmp_path / "a" / "fold0" / "last.ckpt"
+    said = "process 0 finds stage 1, epoch 1, step 2 there, process 0 stage 1, epoch 2, step 4"
+    assert str(caught.value) == f"{place}: {said}\n  hint: --output on a folder that all machines share"
+
+
+def test_a_machine_with_other_labels_is_refused(monkeypatch, config, tmp_path):
+    real = distributed.on_main
+
+    def on_main(function):
+        found = real(function)
+        return re.sub("labels ............", "labels 0123456789ab", found) if isinstance(found, str) else found
+
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    with pytest.raises(
+        UserError, match=r"process 0 finds config (\w{12}), labels \w{12}, .* config \1, labels 0123456789ab"
+    ):
+        train.main(words(config, tmp_path))
 
 
 def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, tmp_path):
@@ -285,27 +320,35 @@ def two_hosts():
         ip("netns", "del", name)
 
 
+def on_hosts(names: list[str], script: Path, *args: str, restarts: int = 0) -> tuple[list[int], list[str]]:
+    """Exit codes and outputs of torchrun on each host, with a process on each."""
+    jobs = []
+    for number, name in enumerate(names, start=1):
+        meet = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", str(restarts), "--rdzv-id", "test"]
+        meet += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.11.12.1:29511"]
+        meet += ["--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
+        before = ("ip", "netns", "exec", name)
+        jobs.append(torchrun(*meet, str(script), *args, before=before, GLOO_SOCKET_IFNAME="cable"))
+    outputs = [job.communicate()[0] for job in jobs]
+    return [job.returncode for job in jobs], outputs
+
+
 @pytest.mark.slow
 def test_two_hosts_train_what_one_does(config, single, two_hosts, tmp_path):
-    hosts = []
-    for number, name in enumerate(two_hosts, start=1):
-        args = [
-            "--nnodes",
-            "2",
-            "--nproc-per-node",
-            "1",
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            "10.11.12.1:29511",
-        ]
-        args += ["--rdzv-id", "test", "--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
-        before = ("ip", "netns", "exec", name)
-        hosts.append(torchrun(*args, "train.py", *words(config, tmp_path), before=before, GLOO_SOCKET_IFNAME="cable"))
-    outputs = [host.communicate()[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outputs
+    codes, outputs = on_hosts(two_hosts, ROOT / "train.py", *words(config, tmp_path))
+    assert codes == [0, 0], outputs
     assert differ(single, tmp_path) < 1e-5
     assert [output.count("best epoch") for output in outputs] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_process_lost_on_one_of_two_hosts_is_restarted(config, dying, single, two_hosts, tmp_path):
+    """One restart on each is enough: nobody is sent to the addresses of the first start."""
+    codes, outputs = on_hosts(two_hosts, dying, *words(config, tmp_path), restarts=1)
+    assert codes == [0, 0], outputs
+    log = (tmp_path / "a" / "fold0" / "train.log").read_text()
+    assert log.count("goes on after epoch 1") == 1 and log.count("epoch 1/2") == 1
+    assert differ(single, tmp_path) < 1e-5
 
 
 def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):
