@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ensemble_inference
 import predict_oof
 import train
+from foldsmith import cli
 from foldsmith.config import load_config
 from foldsmith.data.dataset import EpochOrder
 from foldsmith.data.images import read_image
@@ -25,7 +27,7 @@ from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
-from tests.conftest import ROOT
+from tests.conftest import DATA, ROOT
 from tests.test_launch import experiment
 from tests.test_training import Killed, kill_at
 
@@ -44,10 +46,12 @@ EVERYTHING = [
     "train.mixup.alpha=0.4",
     "train.cutmix.alpha=1.0",
     "train.ema.decay=0.9",
-    "train.warmup={steps: 3, head_only: true}",
+    "train.warmup={steps: 2, head_only: true}",
     "train.swa.start=1",
     "train.clip_grad_norm=0.5",
     "train.sampler.name=weighted",
+    "loss.class_weights=log",
+    "train.stages=[{num_epochs: 1}, {num_epochs: 1, trainable: last 2 groups}]",
 ]
 
 # Process 1 of 2 is killed when it begins the second epoch, once.
@@ -69,6 +73,16 @@ train.main()
 
 def words(config: Path, output: Path, *sets: str) -> list[str]:
     return ["--config", str(config), "--fold", "0", "--output", str(output), "--set", *SETS, *sets]
+
+
+def used_labels(config: Path) -> str:
+    """A labels.csv of the classes that have images, since others have no weight, as a word of --set."""
+    rows = [line.split(",") for line in (config.parent / "train.csv").read_text().splitlines()]
+    used = {token for row in rows[1:] for token in row[1].split()}
+    head, *labels = (DATA / "labels.csv").read_text().splitlines(keepends=True)
+    path = config.parent / "labels.csv"
+    path.write_text(head + "".join(line for line in labels if line.split(",")[0] in used))
+    return f"data.labels_csv={path}"
 
 
 def torchrun(*args: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
@@ -154,6 +168,20 @@ def test_what_torchrun_does_not_go_with(monkeypatch, config, tmp_path):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun's processes train one fold together"):
         train.main([*words(config, tmp_path), "--parallel-folds", "2"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="data.cache: each of 2 processes of this machine would hold a copy"):
+        train.main([*words(config, tmp_path), "data.cache=ram"])
+    alone = "torchrun's processes only train together: each of them would do all of this"
+    for what, main, args in (
+        ("--smoke", train.main, ["--config", str(config), "--smoke"]),
+        ("predict_oof.py", predict_oof.main, ["--config", str(config)]),
+        ("ensemble_inference.py", ensemble_inference.main, ["best.yml"]),
+        ("foldsmith lr-find", cli.main, ["lr-find", "--config", str(config)]),
+    ):
+        with pytest.raises(UserError, match=alone) as caught:
+            main(args)
+        assert caught.value.key == what
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with (
         pytest.raises(UserError, match="process 1 of this machine has no GPU of its own: there are 1") as caught,
@@ -249,12 +277,13 @@ def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, t
     ids=["batches of 8 each are batches of 16", "a shared batch and every extra"],
 )
 def test_two_processes_train_what_one_does(config, tmp_path, one, two):
+    one, two = ([*sets, used_labels(config)] for sets in (one, two))
     train.main(words(config, tmp_path / "one", *one))
     code, output = two_processes(ROOT / "train.py", *words(config, tmp_path / "two", *two))
     assert code == 0, output
     assert differ(tmp_path / "one", tmp_path / "two") < 1e-5
     assert output.count("best epoch") == 1, "one process speaks"
-    batch = 7 if one else 16
+    batch = 7 if "train.batch_size=7" in one else 16
     assert f"a fold 0: 2 processes (gloo), which share each batch of {batch} images" in output
     oof, scores = [], []
     for name, sets in (("one", one), ("two", two)):
