@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_epoch_is_refused(monkeypatch, config, tmp_path)
         train.main(words(config, tmp_path))
     place = tmp_path / "a" / "fold0" / "last.ckpt"
     said = "process 0 finds stage 1, epoch 1, step 2 there, process 0 stage 1, epoch 2, step 4"
-    assert str(caught.value) == f"{place}: {said}\n  hint: --output on a folder that all machines share"
+    assert str(caught.value).startswith(f"{place}: {said}\n  hint: --output on a folder that all machines share;")
 
 
 def test_a_machine_with_other_labels_is_refused(monkeypatch, config, tmp_path):
@@ -378,6 +378,25 @@ def test_a_process_lost_on_one_of_two_hosts_is_restarted(config, dying, single, 
     log = (tmp_path / "a" / "fold0" / "train.log").read_text()
     assert log.count("goes on after epoch 1") == 1 and log.count("epoch 1/2") == 1
     assert differ(single, tmp_path) < 1e-5
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_fresh_counts_for_the_first_start_alone(variable, config, tmp_path, monkeypatch):
+    """And the lock of what was lost is waited for."""
+    asked, real = [], run_module.held
+
+    def held(*args, after_loss):
+        asked.append(after_loss)
+        return real(*args, after_loss=after_loss)
+
+    monkeypatch.setattr(run_module, "held", held)
+    kill_at(monkeypatch, "train_epoch", 2, after=False)
+    with pytest.raises(Killed):
+        train.main(words(config, tmp_path))
+    monkeypatch.setenv(variable, "1")
+    train.main(["--fresh", *words(config, tmp_path)])
+    assert (tmp_path / "a" / "fold0" / "train.log").read_text().count("goes on after epoch 1") == 1
+    assert asked == [False, True]
 
 
 def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):

@@ -48,8 +48,8 @@ def processes_here() -> int:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process anew, after another one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether torchrun or SLURM started this process anew, after another one, or its machine, was lost."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def several_hosts() -> bool:
