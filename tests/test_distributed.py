@@ -390,8 +390,8 @@ def test_fresh_counts_for_the_first_start_alone(variable, config, tmp_path, monk
         return real(*args, after_loss=after_loss)
 
     monkeypatch.setattr(run_module, "held", held)
-    kill_at(monkeypatch, "train_epoch", 2, after=False)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "train_epoch", 2, after=False)
         train.main(words(config, tmp_path))
     monkeypatch.setenv(variable, "1")
     train.main(["--fresh", *words(config, tmp_path)])
