@@ -90,16 +90,6 @@ def kill_once(marker: str) -> None:
     bad_images.RowReader.__call__ = reading
 
 
-def count_epochs_and_die(path: str, seconds: str) -> None:
-    """SIGKILL after a time, by a process that does nothing else."""
-    count_epochs(path)
-    victim = os.getpid()
-    if os.fork() == 0:
-        time.sleep(float(seconds))
-        os.kill(victim, signal.SIGKILL)
-        os._exit(0)
-
-
 def print_through_pipes() -> None:
     """RLIMIT_FSIZE holds for the files that stdout and stderr are redirected to, too; not for pipes."""
     pipes, readers = [os.pipe(), os.pipe()], []
