@@ -17,7 +17,7 @@ import torch
 import foldsmith
 from foldsmith.config import Config
 from foldsmith.errors import UserError
-from foldsmith.files import atomic_path, code_sha256, write_text
+from foldsmith.files import code_sha256, write_bytes, write_text
 from foldsmith.inference.decoded import free_memory
 
 PACKAGES = ["torch", "torchvision", "timm", "albumentations", "albucore", "opencv-python-headless", "opencv-python"]
@@ -86,8 +86,7 @@ def _tiny_competition(folder: Path) -> Config:
     for number in range(48):
         bright = number % 2
         image = generator.integers(0, 128, (48, 64, 3), dtype=np.uint8) + np.uint8(127 * bright)
-        with atomic_path(folder / "train" / f"{number}.jpg") as temporary:
-            temporary.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        write_bytes(folder / "train" / f"{number}.jpg", cv2.imencode(".jpg", image)[1].tobytes())
         lines.append(f"{number},{('dark', 'bright')[bright]}")
     write_text(folder / "train.csv", "\n".join(lines) + "\n")
     values = {
