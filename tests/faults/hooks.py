@@ -75,6 +75,17 @@ def hold_the_end() -> None:
     run.train_epoch = hanging
 
 
+def hear_no_alarm() -> None:
+    """Hang where training begins, as a driver does that hears no signal."""
+    from foldsmith.training import run
+
+    def hanging(*args, **rest):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+
+    run.train_experiment = hanging
+
+
 def kill_once(marker: str) -> None:
     """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
     from foldsmith.data import bad_images
