@@ -1,6 +1,7 @@
 """What a command of the warm process may be made to do first: faults that no failpoint of the program has."""
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -95,6 +96,17 @@ def hold_the_end() -> None:
     run.train_epoch = hanging
 
 
+def hear_no_alarm() -> None:
+    """Hang where training begins, as a driver does that hears no signal."""
+    from foldsmith.training import run
+
+    def hanging(*args, **rest):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+
+    run.train_experiment = hanging
+
+
 def kill_once(marker: str) -> None:
     """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
     from foldsmith.data import bad_images
@@ -136,6 +148,30 @@ def print_through_pipes() -> None:
             os.waitpid(reader, 0)
 
     atexit.register(finish)
+
+
+def full_disk(record: str, place: str) -> None:
+    """print_through_pipes, and a line a write in `record`: the function of the program that begins it."""
+    print_through_pipes()
+    from foldsmith import files
+
+    package, real = Path(files.__file__).parent, files.fail
+
+    def noting(name):
+        if name == place:
+            frame = sys._getframe(1)
+            while not _is_of(package, frame.f_code.co_filename):
+                frame = frame.f_back
+            line = f"{Path(frame.f_code.co_filename).relative_to(package)}:{frame.f_code.co_name}\n"
+            with contextlib.suppress(OSError), open(record, "a") as file:  # the disk may be full already
+                file.write(line)
+        return real(name)
+
+    files.fail = noting
+
+
+def _is_of(package: Path, name: str) -> bool:
+    return Path(name).is_relative_to(package) and Path(name) != package / "files.py"
 
 
 def measure_memory(path: str) -> None:
