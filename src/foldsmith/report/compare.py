@@ -18,7 +18,7 @@ from foldsmith.report.judge import (
     judge,
     oof_data,
     resampled,
-    usual_threshold,
+    usual_decision,
 )
 from foldsmith.report.leaderboard import differing_values
 from foldsmith.report.runs import Run, read_run
@@ -63,8 +63,8 @@ def compare(a: Path, b: Path) -> Comparison:
     for index in range(2):
         judged.append(judge(data, np.eye(2)[index], metric))
         probabilities = blend_of(data, np.eye(2)[index])
-        threshold = usual_threshold(probabilities, data, judged[-1])
-        classes.append(class_table(probabilities, data, metric, threshold))
+        decision = usual_decision(probabilities, data, judged[-1])
+        classes.append(class_table(probabilities, data, metric, decision))
     scores = resampled(judged, data.targets)
     return Comparison(runs, (judged[0], judged[1]), scores[1] - scores[0], (classes[0], classes[1]), data.names)
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from foldsmith.data.tables import read_table
     from foldsmith.report.judge import blend_of, equal_weights, oof_data
-    from foldsmith.report.noise import label_issues, write_issues
+    from foldsmith.report.noise import KINDS, label_issues, write_issues
     from foldsmith.report.runs import read_run
 
     if args.most < 1:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     probabilities = blend_of(data, equal_weights(len(data.members)))
     issues = label_issues(probabilities, data.targets, data.task, args.most)
     write_issues(args.output, issues, read_table(runs[0].config).ids, data)
-    for kind in ("missing", "wrong"):
+    for kind in KINDS:
         of_kind = [issue for issue in issues if issue.kind == kind]
         names = ", ".join(dict.fromkeys(data.names[issue.column] for issue in of_kind[:20]))
         print(f"likely {kind}: {len(of_kind)}{f'; the likeliest are of {names}' if names else ''}")
