@@ -158,10 +158,8 @@ def test_a_true_label_beyond_the_eighth_predicted_one_is_a_hit():
     data = OofData([], targets, np.zeros(1, dtype=np.int64), [], list("abcdefghijk"), "", "multilabel", "f2")
     (card,), *_ = gallery(p, data, ["x"], Decision(0.2))
     assert card["true"] == [["a", 0.9, True], ["j", 0.3, True], ["k", 0.1, False]]
-    assert card["predicted"] == [
-        ["a", 0.9, True],
-        *([n, round(float(v), 3), False] for n, v in zip("bcdefgh", p[0, 1:8])),
-    ]
+    wrong = {"b": 0.8, "c": 0.7, "d": 0.6, "e": 0.55, "f": 0.5, "g": 0.45, "h": 0.4}
+    assert card["predicted"] == [["a", 0.9, True], *([name, value, False] for name, value in wrong.items())]
     assert card["more"] == 2
 
 
@@ -283,10 +281,8 @@ def test_other_metrics_multiclass_and_unfinished_runs(chain, tmp_path):
     (tmp_path / "rank" / "m1" / "m1_f2.npy").unlink()
     content = collect([tmp_path / "rank"])
     assert [each["name"] for each in content["leaderboard"]] == ["m0", "m1"]
-    assert (
-        line(content, "m1")["score"] is line(content, "m1")["place"] is None
-        and line(content, "m1")["folds"] == "0/3 begun, 2/3 predicted"
-    )
+    last = line(content, "m1")
+    assert (last["score"], last["place"], last["folds"]) == (None, None, "0/3 begun, 2/3 predicted")
     assert content["notes"][0].startswith("m1 is not judged: folds of 'm1' are missing")
     assert content["classes"]["m0"]["threshold"] == best_fbeta(members[0], targets).threshold
 
@@ -378,11 +374,51 @@ def test_compare_names_keys_interval_and_classes(chain, capsys):
     rng = np.random.default_rng(0)
     drawn = [difference[rng.integers(0, len(difference), len(difference), dtype=np.int32)].mean() for _ in range(1000)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    assert f"{difference.mean():+.5f}, 95 % of 1000 paired resamples {low:+.5f} .. {high:+.5f}" in text
+    assert (
+        f"held out, b minus a {difference.mean():+.5f}, 95 % of 1000 paired resamples {low:+.5f} .. {high:+.5f}"
+        in words(text)
+    )
     share = (np.array(drawn) > 1e-9).mean()
-    assert f"b is better in {share:.1%} of the resamples" in text
+    assert f"b is better in {share:.1%} of the resamples; not clear which is better: the interval holds 0" in text
+    assert low <= 0 <= high and "f2, the larger the better" in text
     gains = [float(row.split()[-1]) for row in text.splitlines() if re.search(r" -> .* [+-]\d\.\d{3}$", row)]
     assert gains == sorted(gains, reverse=True) and 0 < len(gains) <= 6
+
+
+def words(text: str) -> str:
+    """Text with single spaces."""
+    return re.sub(" +", " ", text)
+
+
+@pytest.mark.parametrize(("task", "metric"), [("multilabel", "log_loss"), ("multiclass", "accuracy")])
+def test_compare_by_metrics_without_a_threshold(tmp_path, capsys, task, metric):
+    """m1 knows more than m0: its log loss is smaller, its accuracy larger. The bootstrap once more by hand."""
+    make = multiclass_members if task == "multiclass" else random_members
+    members, targets = make(7, count=2, rows=600)
+    write_runs(tmp_path, members, targets, metric=metric, task=task)
+    if metric == "log_loss":
+        rows = [-np.log(np.where(targets, p, 1 - p)).mean(axis=1) for p in members]
+    else:
+        rows = [(p.argmax(axis=1) == targets.argmax(axis=1)).astype(float) for p in members]
+    difference, rng = rows[1] - rows[0], np.random.default_rng(0)
+    drawn = np.array([difference[rng.integers(0, 600, 600)].mean() for _ in range(100)])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert high < 0 if metric == "log_loss" else low > 0
+    for (a, b), sign in ((("m0", "m1"), 1), (("m1", "m0"), -1)):
+        cli.main(["compare", str(tmp_path / a), str(tmp_path / b), "--classes", "0"])
+        text = words(capsys.readouterr().out)
+        bounds = sorted((sign * low, sign * high))
+        assert f"{metric}, the {'smaller' if metric == 'log_loss' else 'larger'} the better" in text
+        gain = float(
+            re.search(rf"out of fold, {b} minus {a} (\S+), 95 % of 100 paired resamples (\S+) .. (\S+)", text)[1]
+        )
+        found = [float(each) for each in re.search(r"resamples (\S+) \.\. (\S+)", text).groups()]
+        assert gain == pytest.approx(sign * difference.mean(), abs=1.1e-5) and found == pytest.approx(
+            bounds, abs=1.1e-5
+        )
+        share = "100.0%" if sign == 1 else "0.0%"
+        assert f"{b} is better in {share} of the resamples; m1 is clearly better" in text
+        assert "threshold" not in text and " images " not in text
 
 
 def test_compare_refuses_what_can_t_be_compared(chain, tmp_path):
@@ -392,6 +428,8 @@ def test_compare_refuses_what_can_t_be_compared(chain, tmp_path):
         cli.main(["compare", str(chain.runs / "a"), str(tmp_path / "m0")])
     with pytest.raises(UserError, match="are the same experiment"):
         cli.main(["compare", str(chain.runs / "a"), str(chain.runs / "a")])
+    with pytest.raises(UserError, match="--classes: expected a whole number from 0 up, got -1"):
+        cli.main(["compare", str(chain.runs / "a"), str(chain.runs / "b"), "--classes", "-1"])
     with pytest.raises(UserError, match="is not a run's folder"):
         cli.main(["compare", str(chain.runs), str(chain.runs / "a")])
 

@@ -160,7 +160,7 @@ function heatMap(names, matrix) {
     names.forEach((other, j) => {
       const value = matrix[i][j], strength = i === j ? 1 : least < 1 ? (value - least) / (1 - least) : 1;
       const box = svg("rect", { x: label + j * cell + 1, y: i * cell + 1, width: cell - 2, height: cell - 2, rx: 4,
-        style: `fill:var(--c0);fill-opacity:${(0.08 + 0.62 * strength).toFixed(3)}` });
+        style: `fill:var(--c0);fill-opacity:${(0.08 + 0.42 * strength).toFixed(3)}` });
       box.append(svg("title", {}, `${name} and ${other}: ${value.toFixed(4)}`));
       root.append(box);
       if (names.length <= 14) root.append(svg("text", { x: label + j * cell + cell / 2, y: i * cell + cell / 2 + 4,

@@ -9,14 +9,13 @@ function section(id, title, about, ...children) {
 }
 function showLeaderboard() {
   const metrics = new Set(data.leaderboard.map((line) => line.metric)), split = data.leaderboard.some((line) => line.score === null);
-  const spread = (line) => (line.low === null ? "–" : `${line.low.toFixed(4)} … ${line.high.toFixed(4)}`);
-  const rows = data.leaderboard.map((line) => ({ ...line, spread: line.nested,
+  const rows = data.leaderboard.map((line) => ({ ...line,
     threshold: Array.isArray(line.threshold) ? null : line.threshold, decided: decided(line),
     words: line.kind === "blend" ? Object.entries(line.weights).map(([name, weight]) => `${name} × ${weight.toFixed(3)}`)
       : Object.entries(line.differs).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`) }));
   section("leaderboard", "Leaderboard",
     "Score: out of fold, at the threshold that is best for all folds. Held out: each fold at the threshold (and, of a blend, the weights) fitted to the other folds; its interval holds 95 % of the resamples of the images. "
-    + "Validation: the mean of the folds' best epochs, each at its own best threshold, so it flatters."
+    + "Validation: the mean of the folds' best epochs, each at its own best threshold: optimistic."
     + (split ? " What has no out-of-fold score is not predicted yet: it has no place, and stands below, by its validation score." : ""),
     ...data.notes.map((text) => el("p", { class: "note", text })),
     table("Leaderboard", [
@@ -24,17 +23,20 @@ function showLeaderboard() {
       { key: "place", title: "#", number: true, rising: true, show: plain, help: "by score, among the models of the same metric" },
       ...(metrics.size > 1 ? [{ key: "metric", title: "Metric" }] : []),
       { key: "score", title: metrics.size > 1 ? "Score" : `Score (${[...metrics][0]})`, number: true, show: fixed(4), help: "out of fold" },
-      { key: "nested", title: "Held out", number: true, show: fixed(4) },
-      { key: "spread", title: "95 % interval", number: true, show: (_, row) => spread(row), help: "of the held-out score, by which it is sorted" },
+      { key: "nested", title: "Held out", number: true, show: heldOut, help: "and what holds 95 % of the resamples" },
       { key: "validation_score", title: "Validation", number: true, show: fixed(4), help: "mean of the folds' best epochs" },
-      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value), help: "keys that are not the same in all; of a blend, its members and their weights" },
       { key: "threshold", title: "Threshold", number: true, show: (value, row) => row.decided || fixed(4)(value) },
       { key: "epochs", title: "Epochs", number: true, show: (v) => (v === null ? "–" : String(Number(v.toFixed(1)))), help: "of a fold, their mean" },
       { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds; of a blend, of all its members" },
       { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training; a blend is not trained" },
       { key: "predict_speed", title: "Predict/s", number: true, show: whole, help: "images a second of one fold with all its views; of a blend, of one fold of each member" },
-      { key: "folds", title: "Folds" },
+      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value), help: "keys that are not the same in all; of a blend, its members and their weights" },
+      ...(split ? [{ key: "folds", title: "Folds" }] : []),
     ], rows, { filter: "Filter by name, metric or config key" }));
+}
+function heldOut(value, line) {
+  const spread = line.low === null ? null : el("span", { class: "spread", text: `${line.low.toFixed(4)} … ${line.high.toFixed(4)}` });
+  return el("span", {}, fixed(4)(value), spread);
 }
 // What decides labels beside a joint threshold, in words; empty: nothing.
 function decided({ threshold, min_labels: least, max_labels: most }) {
@@ -91,10 +93,10 @@ function showClasses() {
     const rows = columns.name.map((_, i) => Object.fromEntries(Object.entries(columns).map(([key, values]) => [key, values[i]])));
     const limits = decided({ ...data.classes[name], threshold: null });
     const rule = threshold === null ? "Each image has its most probable class."
-      : `Labels are predicted above ${Array.isArray(threshold) ? "a threshold of each class's own" : threshold.toFixed(4)}${limits ? `, ${limits} an image` : ""}. The last two columns say what each class alone could reach at the threshold best for it, fitted to the same images.`;
+      : `Labels are predicted above ${Array.isArray(threshold) ? "a threshold of each class's own" : threshold.toFixed(4)}${limits ? `, ${limits} an image` : ""}. Best threshold: what would be best for the class alone, fitted to the same images, and so optimistic.`;
     place.replaceChildren(el("p", { class: "about", text: `${metric} ${total.toFixed(4)}. ${rule}` }),
       table("Classes", [
-        { key: "name", title: "Class" }, { key: "token", title: "Label" },
+        { key: "name", title: "Class" },
         { key: "images", title: "Images", number: true, show: whole },
         { key: "predicted", title: "Predicted", number: true, show: whole },
         { key: "precision", title: "Precision", number: true, show: fixed(3) },
@@ -104,6 +106,7 @@ function showClasses() {
           { key: "threshold", title: "Threshold", number: true, show: fixed(3) },
           { key: "best_threshold", title: "Best threshold", number: true, show: fixed(3) },
           { key: "best_score", title: `${score} there`, number: true, show: fixed(3) }]),
+        { key: "token", title: "Label" },
       ], rows, { sort: { key: "images", down: true }, filter: "Search classes" }));
   };
   section("classes", "Classes", null, el("div", { class: "tools" }, choice("Model", names, draw)), place);

@@ -10,11 +10,23 @@ EXAMPLE = "foldsmith label-issues runs/a runs/b --output label_issues.csv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; of several, the mean counts")
     parser.add_argument(
-        "--output", type=Path, default=Path("label_issues.csv"), metavar="CSV", help="default: label_issues.csv"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders such as runs/a; of several, the mean of their predictions counts",
     )
-    parser.add_argument("--most", type=int, default=1000, metavar="N", help="of each kind, at most (default: 1000)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("label_issues.csv"),
+        metavar="CSV",
+        help="file to write (default: label_issues.csv)",
+    )
+    parser.add_argument(
+        "--most", type=int, default=1000, metavar="N", help="list at most N missing and N wrong labels (default: 1000)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
