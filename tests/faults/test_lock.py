@@ -1,5 +1,7 @@
 """Two runs on one folder: exactly one wins, the other says who it is."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -40,6 +42,20 @@ def test_of_two_runs_exactly_one_wins(warm, mini, tmp_path, race):
     assert found, lost.err
     assert (int(found[1]), found[2]) == (winner.pid, socket.gethostname())
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mini"], "the lock leaves nothing"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_can_not_lock(tmp_path, monkeypatch, number):
+    def lockf(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(UserError) as caught, locked_run(RunFolder(tmp_path, "mini"), None):
+        pass
+    assert str(caught.value).startswith(
+        f"{tmp_path}/.mini.lock: the file system cannot lock: {os.strerror(number)}\n  hint: --output on a disk of this"
+    )
+    assert caught.value.code == 3
 
 
 def test_the_lock_of_a_killed_run_is_gone_at_once(warm, mini, tmp_path):

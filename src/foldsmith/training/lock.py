@@ -5,6 +5,7 @@ The lock's file lies beside the run's folder, since --fresh deletes the folder, 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from foldsmith.errors import UserError
+from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 from foldsmith.training.folder import RunFolder
 
 WRITING_SECONDS = 2.0  # between a lock and the words of who holds it
@@ -78,6 +79,17 @@ def _acquire(path: Path, what: Path, shared: bool) -> BinaryIO:
             ) from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            raise UserError(
+                f"the file system cannot lock: {error.strerror}",
+                file=path,
+                hint="--output on a disk of this machine, or mount the shared one so that it can (NFS: lockd runs on "
+                "both sides; Lustre: -o flock)",
+                code=EXIT_ENVIRONMENT,
+            ) from None
         file.close()
 
 

@@ -19,7 +19,7 @@ from foldsmith.inference.predict import Pipeline, autocast, to_input
 from foldsmith.losses import divisor
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.device_transforms import move_images
 from foldsmith.training.mixing import Mixing
@@ -139,7 +139,7 @@ def _thaw(training: Training, plan: EpochPlan) -> None:
     warming = warmup is not None and warmup.head_only and training.progress.step < warmup.steps
     set_trainable(training.model, "head" if warming else plan.trainable)
     train_mode(training.model)
-    training.parallel = distributed.data_parallel(training.model, training.parallel)
+    training.parallel = parallel.data_parallel(training.model, training.parallel)
 
 
 def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, targets: np.ndarray, group: int) -> float:
@@ -160,11 +160,13 @@ def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, tar
         x = x * float(word)
     network, seen = training.parallel or training.model, 0.0
     whole = distributed.total(divisor(plan.criterion, y))
-    parts = list(zip(x.chunk(training.pieces), y.chunk(training.pieces), strict=True))
+    # Of all processes the same number, which synchronised batch norm waits for.
+    pieces = min(training.pieces, distributed.smallest(len(x))) if training.pieces > 1 else 1
+    parts = list(zip(x.tensor_split(pieces), y.tensor_split(pieces), strict=True))
     for piece, (images_now, labels) in enumerate(parts, start=1):
         fail("train.forward")
         last = piece == len(parts) and number % plan.accum_batches + 1 == group
-        with distributed.no_sync(training.parallel, last):
+        with parallel.no_sync(training.parallel, last):
             with autocast(pipeline.device, pipeline.amp):
                 try:
                     logits = network(images_now)
