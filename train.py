@@ -2,7 +2,7 @@
 """Train the folds of an experiment. A finished fold is skipped, a half-finished one goes on.
 
 ./train.py --config clipart_lite0.yml                 every fold, into runs/clipart_lite0/
-./train.py --config clipart_lite0.yml --fold 1 --set train.num_epochs=3 loss.name=focal
+./train.py --config clipart_lite0.yml --fold 1 --set train.num_epochs=3 loss.name=focal --output try
 ./train.py --config clipart_lite0.yml --smoke         a minute that proves a config: 200 images, one epoch, one fold
 ./train.py --config a.yml b.yml --parallel-folds 2     folds side by side on each GPU (or on the CPU); one without it
 ./train.py --config a.yml b.yml --launcher ray --address auto     every fold a task of a Ray cluster

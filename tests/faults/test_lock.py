@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import socket
 import pytest
 
 from foldsmith.errors import UserError
+from foldsmith.training import lock
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.lock import locked_run
 
@@ -82,6 +84,27 @@ def test_fresh_of_another_run_deletes_nothing(warm, mini, tmp_path):
     with locked_run(RunFolder(tmp_path, "mini"), None):
         assert warm.run("train.py", *words, "--fresh").code == 2
     assert (tmp_path / "mini" / "mini_f0.safetensors").is_file()
+
+
+def test_a_holder_that_is_about_to_write_its_name_is_waited_for(tmp_path, monkeypatch):
+    """Between the lock and the words, the file tells of nobody, or of one who held it before."""
+    path = tmp_path / ".mini.lock"
+    old = json.dumps({"pid": 1, "host": "elsewhere", "since": "long ago"}).encode() + b"\n"
+    own = {"pid": os.getpid(), "host": "here", "since": "now"}
+    for before in (b"", old, b'{"pid": '):
+        path.write_bytes(before)
+        reads = []
+        with open(path, "rb+", buffering=0) as file:
+            monkeypatch.setattr(lock, "_pid_of_holder", lambda file, shared: os.getpid())
+
+            def write_later(seconds, reads=reads):
+                reads.append(seconds)
+                if len(reads) == 2:
+                    path.write_text(json.dumps(own) + "\n")
+
+            monkeypatch.setattr(lock.time, "sleep", write_later)
+            assert lock._holder_words(file, False) == f"process {os.getpid()} on here, since now,"
+        assert len(reads) == 2
 
 
 def test_a_lock_file_that_nobody_holds_is_no_lock(tmp_path):

@@ -137,7 +137,7 @@ class CacheMaker:
                 raise _no_room(f"{self.words}: {size / 1e9:.1f} GB are more than the memory that is free")
             make_room(self.path.parent, size)
             print(f"decoding {self.words}, once: {size / 1e6:.0f} MB in {self.path}", flush=True)
-            with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            with atomic_path(self.path, size) as temporary, open(temporary, "wb") as file:
                 self._write(file)
         self._add_existing(images)
 
