@@ -21,10 +21,14 @@ SETS = [
     "train.batch_size=16",
 ]
 # Process 1 of 2, or that of DIES, is killed when it begins the second epoch, once.
+# Then process 0 is late, so that the other one finds what torchrun's store still has of the first start.
 DYING = """\
-import os, signal, sys
+import os, pathlib, signal, sys, time
 sys.path.insert(0, {root!r})
 import train
+begun = pathlib.Path(sys.argv[sys.argv.index("--output") + 1]) / "a" / "fold0" / "last.ckpt"
+if os.environ["RANK"] == "0" and begun.exists():
+    time.sleep(3)
 from foldsmith.training import run
 real, calls = run.train_epoch, []
 def train_epoch(*args):
