@@ -86,8 +86,8 @@ def hear_no_alarm() -> None:
     run.train_experiment = hanging
 
 
-def kill_once(marker: str) -> None:
-    """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
+def lose_once(how: str, marker: str) -> None:
+    """Let the first process that reads a training image be killed or hang, once in all runs that share the marker."""
     from foldsmith.data import bad_images
 
     real = bad_images.RowReader.__call__
@@ -97,7 +97,9 @@ def kill_once(marker: str) -> None:
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return real(self, row)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)
 
     bad_images.RowReader.__call__ = reading
 
