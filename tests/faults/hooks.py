@@ -60,6 +60,27 @@ def hold_a_batch(number: str, gate: str) -> None:
     predict._Batches._forward = held(predict._Batches._forward)
 
 
+def hold_reading(number: str) -> None:
+    """Say so and hang at the n-th image that this process reads, as at a disk that does not answer."""
+    from foldsmith.data import bad_images
+    from foldsmith.inference import decoded
+
+    left = [int(number)]
+
+    def held(real):
+        def call(*args):
+            left[0] -= 1
+            if left[0] == 0:
+                print("at the gate", flush=True)
+                time.sleep(3600)
+            return real(*args)
+
+        return call
+
+    bad_images.RowReader.__call__ = held(bad_images.RowReader.__call__)
+    decoded.DecodedImages._read = held(decoded.DecodedImages._read)
+
+
 def hold_the_end() -> None:
     """Wait for a signal in the first epoch, and never end cleaning up after it."""
     from foldsmith.training import run
@@ -102,16 +123,6 @@ def lose_once(how: str, marker: str) -> None:
         time.sleep(3600)
 
     bad_images.RowReader.__call__ = reading
-
-
-def count_epochs_and_die(path: str, seconds: str) -> None:
-    """SIGKILL after a time, by a process that does nothing else."""
-    count_epochs(path)
-    victim = os.getpid()
-    if os.fork() == 0:
-        time.sleep(float(seconds))
-        os.kill(victim, signal.SIGKILL)
-        os._exit(0)
 
 
 def print_through_pipes() -> None:

@@ -53,6 +53,7 @@ ALLOWED = {
     ("kernel/sandbox.py", "main"): "runs the user's own kernel; tells the process that waits for it",
     ("kernel/contents.py", "_load"): "the user's own script",
     ("demo.py", "_run"): "this repository's own scripts",
+    ("tools/completion.py", "_script_parsers"): "this repository's own scripts",
     ("inference/ensemble.py", "_save"): "Parts.save, which writes through atomic_path",
 }
 
@@ -149,6 +150,9 @@ def _problems_of_call(call: ast.Call, around: list[ast.AST], names: dict[str, st
 def _writes(call: ast.Call, name: str) -> bool:
     if name in MODES:
         return _mode_writes(call, *MODES[name])
+    if name == "os.open":
+        flags = {each.rpartition(".")[2].strip() for each in ast.unparse(call.args[1]).split("|")}
+        return not flags <= {"O_RDONLY", "O_CLOEXEC", "O_DIRECTORY"}
     if name in WRITES:
         return True
     if name in ("yaml.dump", "yaml.safe_dump", "yaml.dump_all"):

@@ -91,6 +91,16 @@ def cached_images(config: Config, groups: Iterable[Sequence[Path]], *, build: bo
     return images
 
 
+def check_mode(configs: Iterable[Config], processes: int) -> None:
+    """Refuse data.cache: ram where several processes of this machine would each hold all images."""
+    if processes > 1 and any(config.data.cache == "ram" for config in configs):
+        raise UserError(
+            f"each of {processes} processes of this machine would hold a copy of all images",
+            key="data.cache",
+            hint="auto or disk: one file, of which all processes use the same memory",
+        )
+
+
 class CacheMaker:
     """Finds or builds the cache of some images.
 

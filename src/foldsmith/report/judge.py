@@ -29,6 +29,19 @@ class Judged:
     values: Probabilities | None  # else: the probabilities less the threshold of their fold
 
 
+@dataclass(frozen=True)
+class Decision:
+    """How labels are decided: the arguments of `metrics.decide`, which inference calls with the ensemble file's."""
+
+    threshold: float | list[float] | None
+    min_labels: int = 0
+    max_labels: int | None = None
+
+    def labels(self, probabilities: Probabilities) -> Targets:
+        """The labels that are predicted, bool (images, classes)."""
+        return decide(probabilities, self.threshold, self.min_labels, self.max_labels)
+
+
 def oof_data(runs: Sequence[Run]) -> OofData:
     """The OOF files of some runs, proved to be of the same images, classes and folds."""
     return load_members([run.oof for run in runs])
@@ -56,8 +69,23 @@ def weights_in(ensemble: Ensemble, data: OofData) -> NDArray[np.float64]:
 
 
 def blend_of(data: OofData, weights: NDArray[np.float64]) -> Probabilities:
-    """A blend's OOF probabilities as inference sums them, (images, classes)."""
+    """A blend's OOF probabilities as inference sums them, (images, classes); members in the order of the data."""
     return Problem(data, find_metric(data.metric, data.task), None, None, Point(weights, None, 0.0)).blend(weights)
+
+
+def blend_in_order(ensemble: Ensemble, data: OofData) -> Probabilities:
+    """An ensemble's OOF probabilities, summed in the order of its file: another order rounds differently."""
+    member_of = {member.name: member for member in data.members}
+    ordered = replace(data, members=[member_of[member.name] for member in ensemble.members])
+    return blend_of(ordered, np.array([member.weight for member in ensemble.members]))
+
+
+def decided_score(probabilities: Probabilities, targets: Targets, metric: Metric, decision: Decision) -> float:
+    """The score of what is decided; of metrics that have no threshold, that of the probabilities."""
+    if not metric.thresholded:
+        return metric.score(probabilities, targets)
+    decided = np.where(decision.labels(probabilities), np.float32(1), np.float32(0))
+    return metric.score(decided, targets, 0.5)
 
 
 def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged:
@@ -143,20 +171,22 @@ class ClassTable:
         return fbeta_of_counts(self.hits, self.images, self.predicted, self.beta)
 
 
-def usual_threshold(probabilities: Probabilities, data: OofData, judged: Judged) -> float | None:
-    """The threshold at which labels are decided: the metric's, else that of F2; None where the top class counts."""
+def usual_decision(probabilities: Probabilities, data: OofData, judged: Judged) -> Decision:
+    """The joint threshold that is the metric's best, else F2's; where an image has one label, the top class."""
     if data.task == "multiclass":
-        return None
-    return judged.threshold if judged.threshold is not None else best_fbeta(probabilities, data.targets).threshold
+        return Decision(None)
+    if judged.threshold is not None:
+        return Decision(judged.threshold)
+    return Decision(best_fbeta(probabilities, data.targets).threshold)
 
 
-def class_table(probabilities: Probabilities, data: OofData, metric: Metric, threshold: float | None) -> ClassTable:
-    """Every class at the joint threshold (None: the top class), and at the threshold that is best for it alone."""
-    predicted, targets = decide(probabilities, threshold), data.targets
+def class_table(probabilities: Probabilities, data: OofData, metric: Metric, decision: Decision) -> ClassTable:
+    """Every class as it is decided, and at the threshold that is best for it alone."""
+    predicted, targets = decision.labels(probabilities), data.targets
     beta = metric.beta if metric.thresholded else 2.0 if data.task == "multilabel" else 1.0
     images = np.count_nonzero(targets, axis=0)
     thresholds, scores = np.full(len(images), np.nan), np.full(len(images), np.nan)
-    if threshold is not None:
+    if decision.threshold is not None:
         for index in np.flatnonzero(images):
             # One row, the class: its mean over "images" is the class's own F-beta.
             best = best_fbeta(probabilities[:, [index]].T, targets[:, [index]].T, beta)
