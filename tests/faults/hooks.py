@@ -191,3 +191,11 @@ def measure_memory(path: str) -> None:
 
     forget_peak()
     atexit.register(write)
+
+
+def full_from_the_start() -> None:
+    """No file of the process can grow at all: a disk that is full before the command begins."""
+    import resource
+
+    print_through_pipes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

@@ -23,7 +23,7 @@ from tests.faults.bounds import bounded
 from tests.faults.hostile import CPU, MEGABYTES, SECONDS, as_checkpoint, legacy, watched, zipped
 from tests.test_weights import copy_of, small
 
-pytestmark = pytest.mark.timeout(60)  # what hangs is a failure
+pytestmark = pytest.mark.timeout(60, func_only=True)  # what hangs is a failure
 
 
 class Runs:

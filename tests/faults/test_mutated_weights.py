@@ -16,7 +16,7 @@ from tests.faults.bounds import bounded
 from tests.faults.hostile import MEGABYTES, SECONDS, as_checkpoint, legacy, watched, zipped
 from tests.test_weights import header
 
-pytestmark = pytest.mark.timeout(120)  # what hangs is a failure
+pytestmark = pytest.mark.timeout(120, func_only=True)  # what hangs is a failure
 
 MUTATED = 1000
 FAST_MUTATED = 100
