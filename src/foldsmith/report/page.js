@@ -25,7 +25,7 @@ function showLeaderboard() {
       { key: "score", title: metrics.size > 1 ? "Score" : `Score (${[...metrics][0]})`, number: true, show: fixed(4), help: "out of fold" },
       { key: "nested", title: "Held out", number: true, show: heldOut, help: "and what holds 95 % of the resamples" },
       { key: "validation_score", title: "Validation", number: true, show: fixed(4), help: "mean of the folds' best epochs" },
-      { key: "threshold", title: "Threshold", number: true, show: (value, row) => row.decided || fixed(4)(value) },
+      { key: "threshold", title: "Threshold", number: true, show: (value, row) => (row.decided ? el("span", { class: "limits", text: row.decided }) : fixed(4)(value)) },
       { key: "epochs", title: "Epochs", number: true, show: (v) => (v === null ? "–" : String(Number(v.toFixed(1)))), help: "of a fold, their mean" },
       { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds; of a blend, of all its members" },
       { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training; a blend is not trained" },
@@ -61,13 +61,17 @@ function showCurves() {
 function showThresholds() {
   const sweeps = data.groups.flatMap((group) => group.sweeps);
   if (!sweeps.length) return;
-  const metrics = [...new Set(sweeps.map((each) => each.metric))];
+  const most = 8, place = el("div", { class: "charts" });
+  const draw = (all) => place.replaceChildren(...[...new Set(sweeps.map((each) => each.metric))].map((metric) => {
+    const own = sweeps.filter((each) => each.metric === metric).map((each) => ({ ...each, best: Math.max(...each.y) }));
+    own.sort((a, b) => b.best - a.best);
+    return lineChart(metric, "threshold", own.slice(0, all ? own.length : most).map((each, i) => ({ ...each, color: color(i), dashed: dashed(i) })),
+      { rules: own.length === 1 ? [own[0].threshold] : [] });
+  }));
+  const choices = [`the best ${most}`, `all ${sweeps.length}`];
   section("threshold", "Score against threshold", "A flat top means that the exact threshold matters little; a narrow one that it does.",
-    el("div", { class: "charts" }, ...metrics.map((metric) => {
-      const own = sweeps.filter((each) => each.metric === metric);
-      return lineChart(metric, "threshold", own.map((each, i) => ({ ...each, color: color(i), dashed: dashed(i) })),
-        { rules: own.length === 1 ? [own[0].threshold] : [] });
-    })));
+    sweeps.length > most ? el("div", { class: "tools" }, choice("Models", choices, (chosen) => draw(chosen === choices[1]))) : null, place);
+  draw(false);
 }
 function showMembers() {
   const groups = data.groups.filter((group) => group.members.length > 1);
@@ -81,7 +85,7 @@ function showMembers() {
       table("Members", [{ key: "name", title: "Member" }, { key: "number", title: "#", number: true, show: plain }, ...blends,
         { key: "mean", title: "Mean correlation", number: true, show: fixed(3) }], rows, { sort: { key: "number", down: false } }));
   });
-  section("members", "Members", "The less alike two members are, the more a blend of them can gain.", ...parts);
+  section("members", "Members", "The less alike two members are, the more a blend of them can gain. Of large data, the correlation is that of the probabilities that can come above a threshold.", ...parts);
 }
 function showClasses() {
   const names = Object.keys(data.classes);
