@@ -86,14 +86,12 @@ def collect(paths: Sequence[Path]) -> dict[str, Any]:
 def judge_runs(paths: Sequence[Path]) -> tuple[list[Line], list[str]]:
     """The leaderboard alone, and what could not be judged."""
     found = find_runs(paths)
-    notes = list(found.notes)
-    judged, targets = {}, {}
-    for names in splits_of(found, notes):
-        for name in names:
-            data = oof_data([found.runs[name]])
-            judged[name] = judge(data, equal_weights(1), find_metric(data.metric, data.task))
-            targets[name] = data.targets
-    return leaderboard(found, judged, targets), notes
+    seen = Collected(notes=list(found.notes))
+    for names in splits_of(found, seen.notes):
+        data = oof_data([found.runs[name] for name in names])
+        _weights_of_blends(names, found, data, seen)
+        _judge_experiments(names, found, data, seen)
+    return leaderboard(found, seen.judged, seen.targets), seen.notes
 
 
 def splits_of(found: Found, notes: list[str]) -> list[list[str]]:
@@ -126,22 +124,14 @@ def _group(names: list[str], found: Found, seen: Collected) -> dict[str, Any]:
     table = read_table(runs[0].config)
     entries = read_entries(data, choose_floor(data, 2.0, False))
     problem = Problem(data, find_metric(data.metric, data.task), entries, entries, Point(equal_weights(1), None, 0.0))
-    blends, sweeps = {}, []
-    for name, ensemble in found.ensembles.items():
-        try:
-            weights = blends[name] = weights_in(ensemble, data)
-        except UserError as error:
-            if {member.name for member in ensemble.members} & set(names):
-                seen.notes.append(f"the blend {name} is not looked into: {error}")
-            continue
-        sweeps.append(_look_into_blend(name, ensemble, weights, problem, table.ids, seen))
+    blends = _weights_of_blends(names, found, data, seen)
+    _judge_experiments(names, found, data, seen)
+    sweeps = [_look_into_blend(name, found.ensembles[name], blends[name], problem, table.ids, seen) for name in blends]
     for name, weights in zip(names, np.eye(len(names)), strict=True):
-        metric = find_metric(found.runs[name].config.metric, data.task)
-        judged = seen.judged[name] = judge(data, weights, metric)
-        seen.targets[name] = data.targets
-        probabilities = blend_of(data, weights)
-        _look_into(name, probabilities, metric, usual_decision(probabilities, data, judged), data, table.ids, seen)
-        sweeps.append(_sweep(name, weights, metric, judged.threshold, problem))
+        judged, probabilities = seen.judged[name], blend_of(data, weights)
+        decision = usual_decision(probabilities, data, judged)
+        _look_into(name, probabilities, judged.metric, decision, data, table.ids, seen)
+        sweeps.append(_sweep(name, weights, judged.metric, judged.threshold, problem))
     for name in (*blends, *names):
         seen.wanted += with_paths(seen.galleries[name], runs[0].config)
     return {
@@ -151,6 +141,25 @@ def _group(names: list[str], found: Found, seen: Collected) -> dict[str, Any]:
         "sweeps": [sweep for sweep in sweeps if sweep is not None],
         "split": _split(fold_quality(table, data.fold_of, int(data.fold_of.max()) + 1)),
     }
+
+
+def _weights_of_blends(names: Sequence[str], found: Found, data: OofData, seen: Collected) -> dict[str, Weights]:
+    """The members' weights in the ensembles made of some experiments; why one can't be looked into is noted."""
+    weights = {}
+    for name, ensemble in found.ensembles.items():
+        if not {member.name for member in ensemble.members} & set(names):
+            continue
+        try:
+            weights[name] = weights_in(ensemble, data)
+        except UserError as error:
+            seen.notes.append(f"the blend {name} is not looked into, its scores are its file's: {error}")
+    return weights
+
+
+def _judge_experiments(names: Sequence[str], found: Found, data: OofData, seen: Collected) -> None:
+    for name, weights in zip(names, np.eye(len(names)), strict=True):
+        seen.judged[name] = judge(data, weights, find_metric(found.runs[name].config.metric, data.task))
+        seen.targets[name] = data.targets
 
 
 def _look_into_blend(
