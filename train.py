@@ -2,7 +2,7 @@
 """Train the folds of an experiment. A finished fold is skipped, a half-finished one goes on.
 
 ./train.py --config clipart_lite0.yml                 every fold, into runs/clipart_lite0/
-./train.py --config clipart_lite0.yml --fold 1 --set train.num_epochs=3 loss.name=focal
+./train.py --config clipart_lite0.yml --fold 1 --set train.num_epochs=3 loss.name=focal --output try
 ./train.py --config clipart_lite0.yml --smoke         a minute that proves a config: 200 images, one epoch, one fold
 ./train.py --config a.yml b.yml --parallel-folds 2     folds side by side on each GPU (or on the CPU); one without it
 ./train.py --config a.yml b.yml --launcher ray --address auto     every fold a task of a Ray cluster
@@ -18,7 +18,7 @@ from pathlib import Path
 try:
     from foldsmith import __version__
     from foldsmith.errors import run
-    from foldsmith.launch.arguments import add_launcher
+    from foldsmith.launch.arguments import add_launcher, refuse_torchrun
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser().error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
     if args.smoke and len(args.config) > 1:
         parser().error("--smoke tries one config")
+    if args.smoke:
+        refuse_torchrun("--smoke")
 
     from foldsmith.config import load_config
     from foldsmith.inference.predict import pick_device

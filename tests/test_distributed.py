@@ -1,6 +1,7 @@
 """torchrun: several processes train what one does. The engines are real: gloo, torchrun, two hosts of namespaces."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ensemble_inference
 import predict_oof
 import train
+from foldsmith import cli
 from foldsmith.config import load_config
 from foldsmith.data.dataset import EpochOrder
 from foldsmith.data.images import read_image
@@ -20,11 +23,11 @@ from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
 from foldsmith.losses import build_loss, divisor
 from foldsmith.models.build import with_image_stats
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
-from tests.conftest import ROOT
+from tests.conftest import DATA, ROOT
 from tests.test_launch import experiment
 from tests.test_training import Killed, kill_at
 
@@ -43,10 +46,12 @@ EVERYTHING = [
     "train.mixup.alpha=0.4",
     "train.cutmix.alpha=1.0",
     "train.ema.decay=0.9",
-    "train.warmup={steps: 3, head_only: true}",
+    "train.warmup={steps: 2, head_only: true}",
     "train.swa.start=1",
     "train.clip_grad_norm=0.5",
     "train.sampler.name=weighted",
+    "loss.class_weights=log",
+    "train.stages=[{num_epochs: 1}, {num_epochs: 1, trainable: last 2 groups}]",
 ]
 
 # Process 1 of 2 is killed when it begins the second epoch, once.
@@ -68,6 +73,16 @@ train.main()
 
 def words(config: Path, output: Path, *sets: str) -> list[str]:
     return ["--config", str(config), "--fold", "0", "--output", str(output), "--set", *SETS, *sets]
+
+
+def used_labels(config: Path) -> str:
+    """A labels.csv of the classes that have images, since others have no weight, as a word of --set."""
+    rows = [line.split(",") for line in (config.parent / "train.csv").read_text().splitlines()]
+    used = {token for row in rows[1:] for token in row[1].split()}
+    head, *labels = (DATA / "labels.csv").read_text().splitlines(keepends=True)
+    path = config.parent / "labels.csv"
+    path.write_text(head + "".join(line for line in labels if line.split(",")[0] in used))
+    return f"data.labels_csv={path}"
 
 
 def torchrun(*args: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
@@ -153,6 +168,20 @@ def test_what_torchrun_does_not_go_with(monkeypatch, config, tmp_path):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun's processes train one fold together"):
         train.main([*words(config, tmp_path), "--parallel-folds", "2"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="data.cache: each of 2 processes of this machine would hold a copy"):
+        train.main([*words(config, tmp_path), "data.cache=ram"])
+    alone = "torchrun's processes only train together: each of them would do all of this"
+    for what, main, args in (
+        ("--smoke", train.main, ["--config", str(config), "--smoke"]),
+        ("predict_oof.py", predict_oof.main, ["--config", str(config)]),
+        ("ensemble_inference.py", ensemble_inference.main, ["best.yml"]),
+        ("foldsmith lr-find", cli.main, ["lr-find", "--config", str(config)]),
+    ):
+        with pytest.raises(UserError, match=alone) as caught:
+            main(args)
+        assert caught.value.key == what
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with (
         pytest.raises(UserError, match="process 1 of this machine has no GPU of its own: there are 1") as caught,
@@ -166,12 +195,12 @@ def test_batch_norm_is_synchronised_on_request_and_on_gpus(monkeypatch):
     from timm import create_model
 
     model = create_model("test_efficientnet")
-    assert distributed.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
+    assert parallel.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
     monkeypatch.setattr(distributed, "size", lambda: 2)
     names = list(model.state_dict())
     with pytest.raises(UserError, match=r"train.sync_batch_norm: torch synchronises batch norm on GPUs only"):
-        distributed.synchronised_batch_norm(model, torch.device("cpu"))
-    changed = distributed.synchronised_batch_norm(model, torch.device("cuda"))
+        parallel.synchronised_batch_norm(model, torch.device("cpu"))
+    changed = parallel.synchronised_batch_norm(model, torch.device("cuda"))
     kinds = {type(layer).__name__ for layer in changed.modules() if "BatchNorm" in type(layer).__name__}
     assert kinds == {"SyncBatchNormAct"} and list(changed.state_dict()) == names
 
@@ -189,11 +218,45 @@ def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
 
 
 def test_a_folder_that_is_not_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "on_main", lambda function: (True, False))
-    with pytest.raises(UserError, match=r"runs/a: process 0 does not find there what process 0 finds") as caught:
-        distributed.check_same((False, False), "runs/a")
+    monkeypatch.setattr(distributed, "on_main", lambda function: "epoch 3")
+    with pytest.raises(UserError) as caught:
+        distributed.check_same("epoch 2", "runs/a", hint="share it")
+    assert str(caught.value) == "runs/a: process 0 finds epoch 2 there, process 0 epoch 3\n  hint: share it"
     assert caught.value.code == 3
-    distributed.check_same((True, False), "runs/a")
+    distributed.check_same("epoch 3", "runs/a", hint="share it")
+
+
+def test_a_checkpoint_of_another_epoch_is_refused(monkeypatch, config, tmp_path):
+    """What a machine sees that still has an older last.ckpt in its cache of the shared folder."""
+    kill_at(monkeypatch, "train_epoch", 2, after=False)
+    with pytest.raises(Killed):
+        train.main(words(config, tmp_path))
+    real = distributed.on_main
+
+    def on_main(function):
+        found = real(function)
+        return found.replace("epoch 1, step 2", "epoch 2, step 4") if isinstance(found, str) else found
+
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    with pytest.raises(UserError) as caught:
+        train.main(words(config, tmp_path))
+    place = tmp_path / "a" / "fold0" / "last.ckpt"
+    said = "process 0 finds stage 1, epoch 1, step 2 there, process 0 stage 1, epoch 2, step 4"
+    assert str(caught.value) == f"{place}: {said}\n  hint: --output on a folder that all machines share"
+
+
+def test_a_machine_with_other_labels_is_refused(monkeypatch, config, tmp_path):
+    real = distributed.on_main
+
+    def on_main(function):
+        found = real(function)
+        return re.sub("labels ............", "labels 0123456789ab", found) if isinstance(found, str) else found
+
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    with pytest.raises(
+        UserError, match=r"process 0 finds config (\w{12}), labels \w{12}, .* config \1, labels 0123456789ab"
+    ):
+        train.main(words(config, tmp_path))
 
 
 def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, tmp_path):
@@ -214,12 +277,13 @@ def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, t
     ids=["batches of 8 each are batches of 16", "a shared batch and every extra"],
 )
 def test_two_processes_train_what_one_does(config, tmp_path, one, two):
+    one, two = ([*sets, used_labels(config)] for sets in (one, two))
     train.main(words(config, tmp_path / "one", *one))
     code, output = two_processes(ROOT / "train.py", *words(config, tmp_path / "two", *two))
     assert code == 0, output
     assert differ(tmp_path / "one", tmp_path / "two") < 1e-5
     assert output.count("best epoch") == 1, "one process speaks"
-    batch = 7 if one else 16
+    batch = 7 if "train.batch_size=7" in one else 16
     assert f"a fold 0: 2 processes (gloo), which share each batch of {batch} images" in output
     oof, scores = [], []
     for name, sets in (("one", one), ("two", two)):
@@ -285,27 +349,35 @@ def two_hosts():
         ip("netns", "del", name)
 
 
+def on_hosts(names: list[str], script: Path, *args: str, restarts: int = 0) -> tuple[list[int], list[str]]:
+    """Exit codes and outputs of torchrun on each host, with a process on each."""
+    jobs = []
+    for number, name in enumerate(names, start=1):
+        meet = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", str(restarts), "--rdzv-id", "test"]
+        meet += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.11.12.1:29511"]
+        meet += ["--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
+        before = ("ip", "netns", "exec", name)
+        jobs.append(torchrun(*meet, str(script), *args, before=before, GLOO_SOCKET_IFNAME="cable"))
+    outputs = [job.communicate()[0] for job in jobs]
+    return [job.returncode for job in jobs], outputs
+
+
 @pytest.mark.slow
 def test_two_hosts_train_what_one_does(config, single, two_hosts, tmp_path):
-    hosts = []
-    for number, name in enumerate(two_hosts, start=1):
-        args = [
-            "--nnodes",
-            "2",
-            "--nproc-per-node",
-            "1",
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            "10.11.12.1:29511",
-        ]
-        args += ["--rdzv-id", "test", "--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
-        before = ("ip", "netns", "exec", name)
-        hosts.append(torchrun(*args, "train.py", *words(config, tmp_path), before=before, GLOO_SOCKET_IFNAME="cable"))
-    outputs = [host.communicate()[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outputs
+    codes, outputs = on_hosts(two_hosts, ROOT / "train.py", *words(config, tmp_path))
+    assert codes == [0, 0], outputs
     assert differ(single, tmp_path) < 1e-5
     assert [output.count("best epoch") for output in outputs] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_process_lost_on_one_of_two_hosts_is_restarted(config, dying, single, two_hosts, tmp_path):
+    """One restart on each is enough: nobody is sent to the addresses of the first start."""
+    codes, outputs = on_hosts(two_hosts, dying, *words(config, tmp_path), restarts=1)
+    assert codes == [0, 0], outputs
+    log = (tmp_path / "a" / "fold0" / "train.log").read_text()
+    assert log.count("goes on after epoch 1") == 1 and log.count("epoch 1/2") == 1
+    assert differ(single, tmp_path) < 1e-5
 
 
 def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):

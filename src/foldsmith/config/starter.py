@@ -16,18 +16,18 @@ WIDTH = 100  # of comments
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def new_config_path(name: str) -> Path:
+def new_config_path(name: str, force: bool) -> Path:
     """Where a new experiment goes: configs/NAME.yml, or the path itself where one is given.
 
     Raises:
-        UserError: the name is none for a file, or the file exists.
+        UserError: the name is none for a file, or the file exists and there is no `force`.
     """
     path = Path(name if name.endswith((".yml", ".yaml")) else f"{name}.yml")
     path = path if path.parent != Path() else Path("configs") / path
     if not NAME.fullmatch(path.stem):
         raise UserError(f"{path.stem!r} is no name", hint="letters, digits, . _ -; all files of the run have it")
-    if path.exists():
-        raise UserError("exists; it is not overwritten", file=path, hint="another name, or remove it")
+    if path.exists() and not force:
+        raise UserError("exists; it is not overwritten", file=path, hint="take another name, or add --force")
     return path
 
 

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from foldsmith.files import atomic_path
+from foldsmith.files import write_figure
 
 
 def draw(
@@ -56,8 +56,7 @@ def draw(
         axes.set(title=f"{metric} against the threshold", xlabel="threshold", ylabel=metric)
         axes.locator_params(axis="x", nbins=6)
         axes.legend(loc="best", fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
+    write_figure(path, figure, 80)
 
 
 def _draw_correlation(figure: Figure, axes: Axes, names: Sequence[str], correlation: NDArray[np.float64]) -> None:

@@ -14,7 +14,7 @@ from foldsmith.data.images import Image, ImageError, find_images, geometry_of, r
 from foldsmith.data.pseudo import read_train_table, train_images
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
-from foldsmith.files import atomic_path
+from foldsmith.files import write_figure
 from foldsmith.training.device_transforms import move_images
 
 INCHES = 1.5  # of a picture on the page
@@ -83,5 +83,4 @@ def _write(path: Path, rows: Sequence[Sequence[Image]], words: Sequence[str], co
             side.set(color="tab:blue", linewidth=2)
     name = f"{config.name}: {height} x {width} pixels".replace("$", r"\$")
     figure.suptitle(name, fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    write_figure(path, figure, 110)

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="of --root: also write the label table with a column that keeps near-duplicates in one fold, and use it",
     )
+    parser.add_argument("--force", action="store_true", help="replace --output where it exists")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--cache", action="store_true", help="decode the images into the cache of data.cache, too")
     parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
@@ -48,7 +49,7 @@ def _survey(args: argparse.Namespace) -> None:
 
     if args.num_folds < 2:
         raise UserError(f"expected at least 2, got {args.num_folds}", key="--num-folds")
-    path = new_config_path(args.output) if args.output else None
+    path = new_config_path(args.output, args.force) if args.output else None
     found = survey(args.root, args.num_folds)
     print("\n".join(found.facts))
     for warning in found.warnings:

@@ -15,12 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG",
         help="looked for here, then in configs/ (default: clipart_lite0)",
     )
+    parser.add_argument("--force", action="store_true", help="replace the file where it exists")
 
 
 def run(args: argparse.Namespace) -> None:
     from foldsmith.config.starter import new_config_path, write_starter
     from foldsmith.tools.schema import foldsmith_schema
 
-    path = new_config_path(args.name)
+    path = new_config_path(args.name, args.force)
     write_starter(path, args.source, foldsmith_schema())
     print(f"{path}: written; edit it, then ./train.py --config {path} --smoke")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from foldsmith.files import append_text, atomic_path, write_text
+from foldsmith.files import append_text, write_figure, write_text
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -53,5 +53,4 @@ def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: s
             axes.axvline(epoch, color="gray", linestyle=":")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    write_figure(path, figure, 110)

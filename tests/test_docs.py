@@ -1,0 +1,58 @@
+"""The docs as a site, and what they say of the program's messages."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.pages import PAGES
+
+
+@pytest.mark.slow
+def test_the_docs_build_into_a_site_without_a_dead_link_or_the_network(tmp_path):
+    pytest.importorskip("material", reason="pip install foldsmith[docs]")
+    site = tmp_path / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(site)]
+    # A proxy that nobody answers: whatever wants the network fails.
+    away = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | away, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert len(pages) >= len(PAGES)
+    ids = {path: set(re.findall(r'id="?([^"\s>]+)', text)) for path, text in pages.items()}
+    for path, text in pages.items():
+        assert not re.search(r'<(script|link|img)[^>]+(src|href)="?https?://(?!127)', text), path
+        for target in re.findall(r'href="([^"]*)"', text):
+            if re.match(r"https?:|data:|mailto:", target) or path.name == "404.html":
+                continue
+            file, _, anchor = target.partition("#")
+            there = (path.parent / file).resolve() if file not in ("", ".") else path
+            there = there / "index.html" if there.is_dir() else there
+            assert there.is_file(), f"{path}: {target}"
+            assert not anchor or anchor.startswith("__") or anchor in ids[there], f"{path}: {target}"
+
+
+def test_every_recipe_has_a_place_in_the_docs():
+    text = "".join(path.read_text() for path in (ROOT / "docs" / "recipes").glob("*.md"))
+    assert [
+        str(path)
+        for path in sorted((ROOT / "configs").rglob("*.yml"))
+        if f"`{path.relative_to(ROOT / 'configs')}`" not in text
+    ] == []
+
+
+def test_the_messages_that_the_docs_explain_are_those_of_the_program():
+    """Every part of a message between its gaps (...) stands in the sources, in the place of one of their texts."""
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    text = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts that go on in the next line
+    text += "".join(path.read_text() for path in (ROOT / "tests" / "golden").iterdir())  # put together of several
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)`(?: with `([^`]+)`)?", page, re.MULTILINE)
+    messages = [message for row in rows for message in row if message]
+    assert len(messages) > 30
+    for message in messages:
+        for part in re.split(r"'?\.\.\.'?|\[\.\.\.\]", message):
+            assert part.strip(" ;:?'[]") in text or len(part.strip(" ;:?'[]")) < 4, (message, part)
