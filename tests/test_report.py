@@ -19,7 +19,7 @@ from foldsmith.metrics import above, best_fbeta, decide, fbeta, image_fbeta
 from foldsmith.report.collect import collect, judge_runs
 from foldsmith.report.gallery import MOST_BYTES, data_uri, gallery
 from foldsmith.report.judge import Decision
-from foldsmith.report.leaderboard import WAITING
+from foldsmith.report.leaderboard import WAITING, as_text
 from foldsmith.report.page import build_page
 from foldsmith.report.runs import find_runs
 from tests.conftest import Chain
@@ -188,6 +188,11 @@ def test_a_blend_is_shown_as_inference_decides_it(tmp_path, words):
     assert shown["score"] == ensemble.score == line(content, "best")["score"] and content["notes"] == []
     assert shown["threshold"] == line(content, "best")["threshold"] == ensemble.threshold
     assert (shown["min_labels"], shown["max_labels"]) == (ensemble.min_labels, ensemble.max_labels)
+    how = ["by class"] if isinstance(ensemble.threshold, list) else [f"{ensemble.threshold:.4f}"]
+    how += [f"at least {ensemble.min_labels}"] if ensemble.min_labels else []
+    how += [f"at most {ensemble.max_labels}"] if ensemble.max_labels else []
+    (row,) = [row for row in as_text(judge_runs([tmp_path])[0]).splitlines() if " best " in row]
+    assert f"  {', '.join(how)}  " in row
     assert shown["columns"]["predicted"] == predicted.sum(axis=0).tolist()
     used = np.broadcast_to(ensemble.threshold, 20)
     assert shown["columns"]["threshold"] == [round(float(each), 4) for each in used]

