@@ -59,14 +59,28 @@ def test_every_recipe_has_a_place_in_the_docs():
     ] == []
 
 
+def explained() -> list[tuple[str, str]]:
+    """The messages that docs/troubleshooting.md has a row for; some with a part of the hint."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    return re.findall(r"^\| `([^`]+)`(?: with `([^`]+)`)?", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "golden").glob("*.txt")), ids=lambda path: path.stem)
+def test_every_message_of_a_newcomer_s_mistake_is_explained(path):
+    text = path.read_text()
+
+    def is_in(message: str) -> bool:
+        return re.search(".*".join(map(re.escape, message.split("..."))), text) is not None
+
+    assert any(all(map(is_in, filter(None, row))) for row in explained())
+
+
 def test_the_messages_that_the_docs_explain_are_those_of_the_program():
     """Every part of a message between its gaps (...) stands in the sources, in the place of one of their texts."""
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     text = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts that go on in the next line
     text += "".join(path.read_text() for path in (ROOT / "tests" / "golden").iterdir())  # put together of several
-    page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    rows = re.findall(r"^\| `([^`]+)`(?: with `([^`]+)`)?", page, re.MULTILINE)
-    messages = [message for row in rows for message in row if message]
+    messages = [message for row in explained() for message in row if message]
     assert len(messages) > 30
     for message in messages:
         for part in re.split(r"'?\.\.\.'?|\[\.\.\.\]", message):
