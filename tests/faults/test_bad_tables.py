@@ -68,7 +68,7 @@ REFUSED = {
         {},
         "train.csv:2: label '-1' of 'a' is not in the class list",
     ),
-    "a missing column": ("id,x,y\na,0,1\n", {}, "train.csv:1: data.label_column: which of the columns"),
+    "a missing column": ("id,x,y\na,0,7\n", {}, "train.csv:1: data.label_column: which of the columns"),
     "a named column that is missing": (
         "id,tags\na,0\n",
         {"label_column": "tag"},

@@ -21,7 +21,6 @@ Image = NDArray[np.uint8]  # (height, width, 3), RGB
 LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # an environment variable that OpenCV reads, too
 MAX_PIXELS = int(os.environ.get(LIMIT, 100_000_000))
 MOST_HEADER = 1 << 20  # bytes in front of the pixels: colour profiles and thumbnails are there
-UNREADABLE_HINT = "`foldsmith check-data` lists all such images; data.on_bad_image: skip trains without them"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BORDERS = {
     "reflect": (cv2.BORDER_REFLECT_101, (0, 0, 0)),
@@ -33,6 +32,13 @@ BORDERS = {
 
 class ImageError(Exception):
     """A file that is not a readable image; the message is the reason."""
+
+
+def bad_image_hint(config: Config) -> str | None:
+    """What the error about an unreadable image advises; None: there is none (data.on_bad_image: skip)."""
+    if config.data.on_bad_image == "skip":
+        return None
+    return f"`foldsmith check-data {config.words}` lists all such images; data.on_bad_image: skip trains without them"
 
 
 def find_images(

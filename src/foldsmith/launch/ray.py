@@ -144,7 +144,7 @@ def _predict_shard(
                 hint="share them",
             )
         config = config_of(read_header(weights), weights)
-        images = DecodedImages(paths, skip_bad=True)
+        images = DecodedImages(paths, bad_hint=None)
         model = load_model(weights, device)
         return predict(model, images, pipeline_of(config, device), views, weights.name, merge=merge), images.bad
     except UserError as error:
@@ -194,8 +194,8 @@ def _result(task: Any) -> Any:
     except RayError as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
         return _Failure(
-            f"Ray gave the task up, which it runs again {RETRIES} times: {reason}\n  hint: a node without memory kills "
-            "its tasks: with more --cpus-per-job it has fewer of them; the same command does what is left",
+            f"Ray gave the task up, which it runs again up to {RETRIES} times: {reason}\n  hint: a node without memory "
+            "kills its tasks: with more --cpus-per-job it has fewer of them; the same command does what is left",
             EXIT_ENVIRONMENT,
         )
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -152,10 +153,13 @@ def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, tar
     """
     pipeline = plan.pipeline
     images = move_images(batch.images, batch.moves, pipeline.device)
-    x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
+    as_input = partial(to_input, mean=pipeline.mean, std=pipeline.std, device=pipeline.device)
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
-    if plan.mixing is not None:
-        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, number]))
+    if plan.mixing is None:
+        x = as_input(images)
+    else:
+        generator = np.random.default_rng([plan.seed, training.progress.epoch, number])
+        x, y = plan.mixing(images, y, generator, as_input)
     if word := fail("train.images"):
         x = x * float(word)
     network, seen = training.parallel or training.model, 0.0

@@ -49,8 +49,6 @@ from foldsmith.training.setup import (
 from foldsmith.training.stages import StagePlan, stages_of
 from foldsmith.training.watch import Watch
 
-SHARED = "--output on a folder that all machines share"
-
 
 def train_experiment(
     config: Config,
@@ -125,6 +123,7 @@ def open_experiment(
         # Where there is something to train: finished folds read no images.
         build = cache and not all(run.weights(fold).is_file() for fold in chosen)
         read = cached_images(config, images.groups, build=build)
+        distributed.barrier()  # another machine may still be decoding
         common = (config, table, train, images, folds, hashes, run)
         yield [FoldJob(*common, fold, device, read, profile) for fold in chosen]
 
@@ -149,16 +148,21 @@ def fill_cache(config: Config) -> None:
 
 def train_fold(job: FoldJob) -> None:
     """Train one fold to its final weights file."""
-    weights = job.run.weights(job.fold)
-    distributed.check_same("weights" if weights.is_file() else "no weights", weights, hint=SHARED)
-    if weights.is_file():
-        job.check_identity(read_header(weights), weights)
-        job.say(f"finished already: {weights}")
+    if distributed.on_main(lambda: _is_finished(job)):
         return
     progress = with_recovery(job, lambda pieces: _train_stages(job, pieces))
     if distributed.is_main():
         _finish_fold(job, progress)
     distributed.barrier()
+
+
+def _is_finished(job: FoldJob) -> bool:
+    weights = job.run.weights(job.fold)
+    if not weights.is_file():
+        return False
+    job.check_identity(read_header(weights), weights)
+    job.say(f"finished already: {weights}")
+    return True
 
 
 def _finish_fold(job: FoldJob, progress: Progress) -> None:
@@ -199,7 +203,8 @@ def _train_stages(job: FoldJob, pieces: int) -> Progress:
     if checkpoint is not None:  # of the last finished epoch
         progress = Progress(**checkpoint["progress"])
     come = f"stage {progress.stage + 1}, epoch {progress.epoch}, step {progress.step}"
-    distributed.check_same(come, job.run.fold(job.fold) / "last.ckpt", hint=SHARED)
+    hint = "--output on a folder that all machines share; where they do, the same command once more"
+    distributed.check_same(come, job.run.fold(job.fold) / "last.ckpt", hint)
 
     frozen = checkpoint["identity"] if checkpoint else {}
     if frozen.get("processes", 1) != distributed.size():

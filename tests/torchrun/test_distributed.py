@@ -1,16 +1,11 @@
-"""torchrun: several processes train what one does. The engines are real: gloo, torchrun, two hosts of namespaces."""
+"""torchrun: several processes train what one does. The engines are real: gloo and torchrun."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import ensemble_inference
 import predict_oof
@@ -27,18 +22,10 @@ from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
-from tests.conftest import DATA, ROOT
-from tests.test_launch import experiment
+from tests.conftest import ROOT
 from tests.test_training import Killed, kill_at
+from tests.torchrun.conftest import SETS, differ, two_processes, used_labels, words
 
-# No batch norm, and an optimizer that does not make much of little: Adam turns rounding into steps of full size.
-SETS = [
-    "optimizer={name: momentum, params: {lr: 0.05, momentum: 0.9}}",
-    "scheduler.name=constant",
-    "data.num_folds=2",
-    "train.num_epochs=2",
-    "train.batch_size=16",
-]
 # 95 images: folds of 47 and 48, so that the validated parts of two processes differ in size. 7 images are not halves.
 EVERYTHING = [
     "train.batch_size=7",
@@ -53,72 +40,6 @@ EVERYTHING = [
     "loss.class_weights=log",
     "train.stages=[{num_epochs: 1}, {num_epochs: 1, trainable: last 2 groups}]",
 ]
-
-# Process 1 of 2 is killed when it begins the second epoch, once.
-DYING = """\
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import train
-from foldsmith.training import run
-real, calls = run.train_epoch, []
-def train_epoch(*args):
-    calls.append(None)
-    if len(calls) == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*args)
-run.train_epoch = train_epoch
-train.main()
-"""
-
-
-def words(config: Path, output: Path, *sets: str) -> list[str]:
-    return ["--config", str(config), "--fold", "0", "--output", str(output), "--set", *SETS, *sets]
-
-
-def used_labels(config: Path) -> str:
-    """A labels.csv of the classes that have images, since others have no weight, as a word of --set."""
-    rows = [line.split(",") for line in (config.parent / "train.csv").read_text().splitlines()]
-    used = {token for row in rows[1:] for token in row[1].split()}
-    head, *labels = (DATA / "labels.csv").read_text().splitlines(keepends=True)
-    path = config.parent / "labels.csv"
-    path.write_text(head + "".join(line for line in labels if line.split(",")[0] in used))
-    return f"data.labels_csv={path}"
-
-
-def torchrun(*args: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
-    command = [*before, sys.executable, "-m", "torch.distributed.run", *args]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def two_processes(script: Path, *args: str, restarts: int = 0) -> tuple[int, str]:
-    """Exit code and output of torchrun with two processes on this machine."""
-    job = torchrun("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), str(script), *args)
-    output, _ = job.communicate()
-    return job.returncode, output
-
-
-def differ(one: Path, two: Path) -> float:
-    """The largest difference between two runs' weights of fold 0."""
-    name = "a/a_f0.safetensors"
-    first, second = load_file(one / name), load_file(two / name)
-    assert first.keys() == second.keys()
-    return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return experiment(tmp_path_factory.mktemp("config"), "a", rows=95)
-
-
-@pytest.fixture(scope="module")
-def single(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of one process with batches of 16."""
-    os.chdir(ROOT)
-    runs = tmp_path_factory.mktemp("single")
-    train.main(words(config, runs))
-    return runs
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -242,7 +163,7 @@ def test_a_checkpoint_of_another_epoch_is_refused(monkeypatch, config, tmp_path)
         train.main(words(config, tmp_path))
     place = tmp_path / "a" / "fold0" / "last.ckpt"
     said = "process 0 finds stage 1, epoch 1, step 2 there, process 0 stage 1, epoch 2, step 4"
-    assert str(caught.value) == f"{place}: {said}\n  hint: --output on a folder that all machines share"
+    assert str(caught.value).startswith(f"{place}: {said}\n  hint: --output on a folder that all machines share;")
 
 
 def test_a_machine_with_other_labels_is_refused(monkeypatch, config, tmp_path):
@@ -296,13 +217,6 @@ def test_two_processes_train_what_one_does(config, tmp_path, one, two):
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def dying(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("dying") / "dying.py"
-    path.write_text(DYING.format(root=str(ROOT)))
-    return path
-
-
 @pytest.mark.slow
 def test_a_lost_process_is_restarted_and_the_run_finishes(config, dying, single, tmp_path):
     code, output = two_processes(dying, "--fresh", *words(config, tmp_path), restarts=1)
@@ -322,62 +236,23 @@ def test_two_processes_are_resumed_by_one(config, dying, single, tmp_path):
     assert differ(single, tmp_path) < 1e-5
 
 
-def ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True, text=True)
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_fresh_counts_for_the_first_start_alone(variable, config, tmp_path, monkeypatch):
+    """And the lock of what was lost is waited for."""
+    asked, real = [], run_module.held
 
+    def held(*args, after_loss):
+        asked.append(after_loss)
+        return real(*args, after_loss=after_loss)
 
-@pytest.fixture
-def two_hosts():
-    """Two network namespaces, each with an address of its own, connected by a cable."""
-    if shutil.which("ip") is None:
-        pytest.skip("needs iproute2 (apt-get install iproute2)")
-    names = [f"foldsmith{os.getpid()}{side}" for side in "ab"]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
-        for number, name in enumerate(names, start=1):
-            ip("-n", name, "addr", "add", f"10.11.12.{number}/24", "dev", "cable")
-            ip("-n", name, "link", "set", "cable", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-    except subprocess.CalledProcessError as error:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-        pytest.skip(f"network namespaces can't be made here (root is needed): {error.stderr.strip()}")
-    yield names
-    for name in names:
-        ip("netns", "del", name)
-
-
-def on_hosts(names: list[str], script: Path, *args: str, restarts: int = 0) -> tuple[list[int], list[str]]:
-    """Exit codes and outputs of torchrun on each host, with a process on each."""
-    jobs = []
-    for number, name in enumerate(names, start=1):
-        meet = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", str(restarts), "--rdzv-id", "test"]
-        meet += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.11.12.1:29511"]
-        meet += ["--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
-        before = ("ip", "netns", "exec", name)
-        jobs.append(torchrun(*meet, str(script), *args, before=before, GLOO_SOCKET_IFNAME="cable"))
-    outputs = [job.communicate()[0] for job in jobs]
-    return [job.returncode for job in jobs], outputs
-
-
-@pytest.mark.slow
-def test_two_hosts_train_what_one_does(config, single, two_hosts, tmp_path):
-    codes, outputs = on_hosts(two_hosts, ROOT / "train.py", *words(config, tmp_path))
-    assert codes == [0, 0], outputs
-    assert differ(single, tmp_path) < 1e-5
-    assert [output.count("best epoch") for output in outputs] == [1, 0]
-
-
-@pytest.mark.slow
-def test_a_process_lost_on_one_of_two_hosts_is_restarted(config, dying, single, two_hosts, tmp_path):
-    """One restart on each is enough: nobody is sent to the addresses of the first start."""
-    codes, outputs = on_hosts(two_hosts, dying, *words(config, tmp_path), restarts=1)
-    assert codes == [0, 0], outputs
-    log = (tmp_path / "a" / "fold0" / "train.log").read_text()
-    assert log.count("goes on after epoch 1") == 1 and log.count("epoch 1/2") == 1
-    assert differ(single, tmp_path) < 1e-5
+    monkeypatch.setattr(run_module, "held", held)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "train_epoch", 2, after=False)
+        train.main(words(config, tmp_path))
+    monkeypatch.setenv(variable, "1")
+    train.main(["--fresh", *words(config, tmp_path)])
+    assert (tmp_path / "a" / "fold0" / "train.log").read_text().count("goes on after epoch 1") == 1
+    assert asked == [False, True]
 
 
 def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):

@@ -16,8 +16,7 @@ from foldsmith.training import distributed, recovery
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.lock import InUseError
 from tests.conftest import ROOT
-from tests.test_distributed import differ, two_processes, used_labels, words
-from tests.test_launch import experiment
+from tests.torchrun.conftest import differ, two_processes, used_labels, words
 
 BEGIN = """\
 import os, sys, time
@@ -78,11 +77,6 @@ NORMED = [
     "loss.class_weights=log",
     "train.stages=[{num_epochs: 1, trainable: head}, {num_epochs: 2}]",
 ]
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return experiment(tmp_path_factory.mktemp("config"), "a", rows=95)
 
 
 def script(folder: Path, body: str) -> Path:
