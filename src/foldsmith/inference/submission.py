@@ -89,15 +89,19 @@ def write_probabilities(
 
 
 def _write(path: Path, sample: Sheet, id_column: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write the sample's columns in its order; `rows` have the values of `columns`, which are all but the id's."""
+    """Write the sample's columns in its order and with its delimiter.
+
+    Args:
+        rows: the values of `columns`, which are all but the id's.
+    """
     place = {column: position for position, column in enumerate([id_column, *columns])}
     order = [place[column] for column in sample.columns]
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(csv_line(sample.columns))
+            file.write(csv_line(sample.columns, sample.delimiter))
             for name, values in zip(sample.column(id_column), rows, strict=True):
                 fields = [name, *values]
-                file.write(csv_line([fields[position] for position in order]))
+                file.write(csv_line([fields[position] for position in order], sample.delimiter))
         _check(temporary, sample, id_column)
 
 
@@ -115,7 +119,7 @@ def _check(path: Path, sample: Sheet, id_column: str) -> None:
     position, width = sample.columns.index(id_column), len(sample.columns)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            records = csv.reader(file, strict=True)
+            records = csv.reader(file, delimiter=sample.delimiter, strict=True)
             fits = next(records, None) == sample.columns
             for record, name in zip_longest(records, sample.column(id_column)):
                 fits = fits and record is not None and len(record) == width and record[position] == name
