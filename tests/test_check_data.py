@@ -195,7 +195,8 @@ def test_a_column_a_class_trains(tmp_path, capsys):
     )
     assert f"warning: {root}/sample_submission.csv is not there: training does without" in text
     data = load_config(path).data
-    assert (data.id_column, data.label_column, data.image_extension) == ("image_name", None, ".png")
+    assert (data.id_column, data.label_column) == ("image_name", None)
+    assert data.image_extension is None, "training images are .png, test images .jpg"
     train.main(["--config", str(path), "--smoke", "--set", "train.workers=0", "model.input_size=48"])
 
 
@@ -239,7 +240,8 @@ def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, 
     mark = ";" if kind == "columns" else ","
     assert written[0] == sample[0]
     assert [line.split(mark)[0] for line in written] == [line.split(mark)[0] for line in sample]
-    assert all(0 < float(value) < 1 for line in written[1:] for value in line.split(mark)[1:]) or kind == "words"
+    if kind == "columns":
+        assert all(0 < float(value) < 1 for line in written[1:] for value in line.split(mark)[1:])
 
 
 def test_folders_that_hold_no_competition(tmp_path):
