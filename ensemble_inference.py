@@ -18,13 +18,14 @@ from pathlib import Path
 try:
     from foldsmith import __version__
     from foldsmith.errors import run
-    from foldsmith.launch.arguments import add_launcher, check_launcher
+    from foldsmith.launch.arguments import add_launcher, check_launcher, refuse_torchrun
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    refuse_torchrun("ensemble_inference.py")
     check_launcher(args)
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded: say so before the libraries that could are imported

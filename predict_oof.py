@@ -15,13 +15,14 @@ from pathlib import Path
 try:
     from foldsmith import __version__
     from foldsmith.errors import UserError, run
-    from foldsmith.launch.arguments import add_launcher
+    from foldsmith.launch.arguments import add_launcher, refuse_torchrun
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    refuse_torchrun("predict_oof.py")
     if not args.config and not args.weights:
         raise UserError("name an experiment or weights", hint="--config NAME and/or --weights FILE ...")
     if args.set and not args.config:

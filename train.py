@@ -18,7 +18,7 @@ from pathlib import Path
 try:
     from foldsmith import __version__
     from foldsmith.errors import run
-    from foldsmith.launch.arguments import add_launcher
+    from foldsmith.launch.arguments import add_launcher, refuse_torchrun
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed here: run `make install`, then `. .venv/bin/activate`")
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser().error("--smoke trains fold 0 in a throw-away folder; it goes with neither --fold nor --fresh")
     if args.smoke and len(args.config) > 1:
         parser().error("--smoke tries one config")
+    if args.smoke:
+        refuse_torchrun("--smoke")
 
     from foldsmith.config import load_config
     from foldsmith.inference.predict import pick_device

@@ -5,10 +5,13 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The networks of these tests are too small for more threads, and threads of several processes get in each other's way.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import cv2
+import numpy as np
 import pytest
 
 import deploy_kernel
@@ -138,6 +141,32 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(chain: Chain, few: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The submission of an uninterrupted run on the few images."""
     return infer(chain, tmp_path_factory.mktemp("whole") / "s.csv", "--data", str(few)).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The content of a report of four experiments and their blend: 1,103 classes, and as many pictures as fit.
+
+    200 images are noise, which compresses worst, at twice the usual side, so that few of them fill the room. The
+    first class has one image, in fold 0, the second none.
+    """
+    from foldsmith.report.collect import collect
+    from tests.synthetic import random_members, write_runs
+
+    folder, rng = tmp_path_factory.mktemp("wide"), np.random.default_rng(1)
+    members, targets = random_members(0, count=4, rows=200, classes=1103)
+    targets ^= rng.random(targets.shape) < 0.002  # labels that are missing and wrong
+    targets[:, :2] = False
+    targets[0, 0] = True
+    oof = write_runs(folder, members, targets)
+    (folder / "data" / "train").mkdir()
+    for row in range(200):
+        noise = rng.integers(0, 256, (352, 352, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "data" / "train" / f"{row:04x}.png"), noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    ensemble_search.main([str(folder / "best"), *oof, "--method", "uniform"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("foldsmith.report.gallery.SIDE", 352)
+        return collect([folder])
 
 
 def config(**data: object) -> Config:

@@ -194,7 +194,8 @@ def test_set_goes_through_the_same_checks() -> None:
     assert (
         refusal(VALID, "loss.nam=x", "loss.params={}") == "--set loss.nam: loss.nam: unknown key; did you mean 'name'?"
     )
-    assert refusal(VALID, "data.root=a: b").startswith("--set data.root:1: is not valid YAML: ")
+    assert refusal(VALID, "data.root=a: b").startswith("--set data.root:1: data.root: is not valid YAML: ")
+    assert refusal(VALID, "loss={name: *x}").startswith("--set loss:1: loss.name: YAML aliases ")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What happens to batches on the device is, to the bit, what happens to each image alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -52,11 +54,12 @@ def test_normalisation_and_mixing_of_a_batch_are_those_of_each_image():
     alone = [to_input(image[None], mean, std, CPU)[0] for image in images]
     assert torch.equal(x, torch.stack(alone))
     partner = torch.tensor([2, 3, 1, 0])
-    mixed, labels = mixup(x, y, lambda rows: rows[partner], 0.25)
+    as_input = partial(to_input, mean=mean, std=std, device=CPU)
+    mixed, labels = mixup(images, y, lambda rows: rows[partner], 0.25, as_input)
     for number, image in enumerate(alone):
         assert torch.equal(mixed[number], image.mul(0.25).add(alone[partner[number]], alpha=0.75))
         assert torch.equal(labels[number], y[number] * 0.25 + y[partner[number]] * 0.75)
-    boxed, labels = cutmix(x, y, lambda rows: rows[partner], 0.5, np.random.default_rng(1))
+    boxed, labels = cutmix(images, y, lambda rows: rows[partner], 0.5, np.random.default_rng(1), as_input)
     covered = (boxed != x).any(dim=1).any(dim=0)
     for number, image in enumerate(alone):
         assert torch.equal(boxed[number], torch.where(covered, alone[partner[number]], image))

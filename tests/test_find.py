@@ -2,17 +2,20 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from foldsmith.crypt import encrypt_file
 from foldsmith.ensemble.file import Ensemble, read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file
 from foldsmith.inference.ensemble import Options, run_ensemble
-from foldsmith.inference.find import find_weights
+from foldsmith.inference.find import find_weights, remove_left_weights
 from tests.conftest import Chain
 
 CPU = torch.device("cpu")
@@ -94,3 +97,36 @@ def test_a_pth_with_code_in_it_is_refused(chain, few, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="refused, because it holds more than tensors") as caught:
         run_ensemble(without_hashes(chain), Options([folder], tmp_path / "s.csv", [CPU], data_root=few))
     assert caught.value.code == 4 and not (tmp_path / "ran").exists() and not (tmp_path / "s.csv").exists()
+
+
+def decrypting_process(weights: Path, then: str) -> subprocess.Popen:
+    """A process that has decrypted a weights file, and says so."""
+    source = (
+        "import os, sys, time; from pathlib import Path; from foldsmith.inference.find import _decrypted\n"
+        f"print(_decrypted(Path({str(weights)!r}), 'w.safetensors'), flush=True)\n{then}"
+    )
+    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+
+
+def test_decrypted_weights_of_a_killed_process_are_removed_by_the_next(tmp_path, monkeypatch):
+    """Those of a process that lives stay, and those that are younger than a minute."""
+    (tmp_path / "TMPDIR").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "TMPDIR"))
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "p")
+    (tmp_path / "w.safetensors").write_bytes(b"secret")
+    encrypt_file(tmp_path / "w.safetensors", tmp_path / "w.safetensors.enc", "p")
+    killed = decrypting_process(tmp_path / "w.safetensors.enc", "os.kill(os.getpid(), 9)")
+    left = Path(killed.communicate()[0].strip())
+    assert killed.returncode == -9 and left.read_bytes() == b"secret"
+    with decrypting_process(tmp_path / "w.safetensors.enc", "sys.stdin.read(); time.sleep(60)") as alive:
+        held = Path(alive.stdout.readline().strip())
+        remove_left_weights(tmp_path / "TMPDIR")
+        assert left.exists() and held.exists(), "the one is young, the other held"
+        for path in (left, held):
+            os.utime(path.parent, (0, 0))
+        remove_left_weights(tmp_path / "TMPDIR")
+        assert not left.parent.exists() and held.read_bytes() == b"secret"
+        alive.kill()
+    ended = decrypting_process(tmp_path / "w.safetensors.enc", "")
+    ended.communicate()
+    assert list((tmp_path / "TMPDIR").iterdir()) == []

@@ -37,6 +37,7 @@ augmentations:
 
 def experiment(folder: Path, name: str, seed: int = 0, epochs: int = 2, rows: int = 96) -> Path:
     """An experiment of three folds on a few clip-art images; its config's path."""
+    folder.mkdir(exist_ok=True)
     table = folder / "train.csv"
     table.write_text("".join((ROOT / "data/clipart/train.csv").read_text().splitlines(keepends=True)[: rows + 1]))
     path = folder / f"{name}.yml"
@@ -119,7 +120,8 @@ def test_whoever_is_asked_to_end_ends_its_processes_with_time_to_save(tmp_path, 
     code = (
         "import pathlib, signal, sys, time\n"
         f"def end(*_): pathlib.Path({str(saved)!r}).write_text('state'); sys.exit(143)\n"
-        f"signal.signal(signal.SIGTERM, end); pathlib.Path({str(begun)!r}).touch(); time.sleep(100)"
+        f"signal.signal(signal.SIGTERM, end); pathlib.Path({str(begun)!r}).touch()\n"
+        "while True: time.sleep(0.01)"  # a signal just before a long sleep would wait for its end
     )
 
     def interrupted(self):
@@ -156,6 +158,13 @@ def test_the_table_writes_what_changed_and_redraws_on_a_terminal(monkeypatch, ca
         (["--gpus-per-job", "1"], "--gpus-per-job: goes with --launcher ray"),
         (["--launcher", "ray", "--cpus-per-job", "-1"], "--cpus-per-job: expected a number from 0 up, got -1.0"),
         (["--parallel-folds", "0"], "--parallel-folds: expected a number from 1 up, got 0"),
+        (
+            ["--launcher", "ray", "--device", "cpu"],
+            "--device: goes with --launcher local\n  hint: --gpus-per-job 0 keeps",
+        ),
+        (["--launcher", "ray", "--profile"], "--profile: goes with --launcher local"),
+        (["--launcher", "ray", "--parallel-folds", "2"], "--parallel-folds: goes with --launcher local"),
+        (["--parallel-folds", "2", "--set", "data.cache=ram"], "data.cache: each of 2 processes of this machine would"),
     ],
 )
 def test_arguments_that_make_no_sense(words, message):

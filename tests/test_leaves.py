@@ -118,17 +118,25 @@ def test_arguments_are_bound_to_the_signature(section: str, name: str, params: d
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "reason"),
+    ("name", "params", "key", "reason"),
     [
-        ("adamw", {"betas": [2, 3]}, "Invalid beta parameter at index 0: 2"),
-        ("adamw", {"betas": [0.9]}, "list index out of range"),
-        ("adamw", {"eps": -1}, "Invalid epsilon value: -1"),
-        ("sgd", {"nesterov": True, "momentum": 0}, "Nesterov momentum requires a momentum and zero dampening"),
+        ("adamw", {"betas": [2, 3]}, ".betas", "it: Invalid beta parameter at index 0: 2"),
+        ("adamw", {"betas": [0.9], "eps": 1e-8}, ".betas", "it: list index out of range"),
+        ("adamw", {"eps": -1}, ".eps", "it: Invalid epsilon value: -1"),
+        ("adamw", {"eps": -1, "betas": [2, 3]}, "", "them: Invalid epsilon value: -1"),
+        ("sgd", {"nesterov": True, "momentum": 0}, ".momentum", "it: Nesterov momentum requires a momentum and zero "),
     ],
 )
-def test_values_that_an_optimizer_refuses_are_known_before_it_is_needed(name: str, params: dict, reason: str) -> None:
-    found = problems(optimizer={"name": name, "params": {"lr": 0.1, **params}})
-    assert found == {"optimizer.params": f"{name} refuses them: {reason}"}
+def test_values_that_an_optimizer_refuses_are_known_before_it_is_needed(
+    name: str, params: dict, key: str, reason: str
+) -> None:
+    ((where, message),) = problems(optimizer={"name": name, "params": {"lr": 0.1, **params}}).items()
+    assert where == f"optimizer.params{key}" and message.startswith(f"{name} refuses {reason}")
+
+
+def test_the_argument_that_cannot_be_left_out_is_named_too() -> None:
+    params = {"base_lr": -1, "step_size_up": 5}
+    assert list(problems(scheduler={"name": "cyclic", "params": params})) == ["scheduler.params.base_lr"]
 
 
 def test_every_optimizer_of_timm_passes_or_says_what_it_lacks() -> None:
@@ -150,10 +158,10 @@ def test_transform_arguments_are_bound_and_tried() -> None:
         f"{where}.max_holes": "CoarseDropout takes no 'max_holes'; valid: num_holes_range, hole_height_range, "
         "hole_width_range, fill, fill_mask, p"
     }
-    refused = extra("GaussNoise", std_range=[0.5, 0.1])[where]
-    assert refused.startswith("GaussNoise refuses them: ")
+    refused = extra("GaussNoise", std_range=[0.5, 0.1])[f"{where}.std_range"]
+    assert refused.startswith("GaussNoise refuses it: ")
     assert "First value should be less than the second value" in refused
-    assert "less than or equal to 1" in extra("Blur", p=3)[where]
+    assert "less than or equal to 1" in extra("Blur", p=3)[f"{where}.p"]
 
 
 def test_what_albumentations_only_warns_about_is_an_error() -> None:
@@ -164,7 +172,7 @@ def test_what_albumentations_only_warns_about_is_an_error() -> None:
     assert list(extra("CoarseDropout", max_holes=3)) == ["augmentations.extra.0.params.max_holes"]
     with pytest.warns(UserWarning, match="must be odd"):
         albumentations.Blur(blur_limit=4)
-    assert "must be odd" in extra("Blur", blur_limit=4)["augmentations.extra.0.params"]
+    assert "must be odd" in extra("Blur", blur_limit=4)["augmentations.extra.0.params.blur_limit"]
 
 
 def test_values_of_any_shape_are_left_to_the_schema() -> None:

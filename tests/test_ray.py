@@ -1,6 +1,8 @@
 """A real Ray cluster of two nodes on this machine: nodes are lost, and the files are those of the local launcher."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ensemble_inference
 import predict_oof
 import train
 from foldsmith.errors import UserError
@@ -105,14 +108,83 @@ def test_a_submission_of_shards_is_the_local_one(cluster, chain: Chain, few: Pat
 
 @pytest.mark.slow
 def test_a_fold_that_fails_on_a_node_is_the_driver_s_error(cluster, tmp_path):
-    """An image that can't be read: the message of the task, its code, and the folds that could go on are finished."""
-    config = experiment(tmp_path, "a", epochs=1)
-    words = ["--config", str(config), "--fold", "0", "--output", str(tmp_path / "runs")]
-    broken = ["--set", "optimizer.params.lr=1e30", "--launcher", "ray", "--address", cluster.address]
-    job = driver("train.py", *words, *broken)
+    """A loss that is not finite: the task's message and its code; the experiment that can be trained is finished."""
+    configs = [experiment(tmp_path / name, name, epochs=1) for name in "ab"]
+    with open(configs[0], "a") as file:
+        file.write("optimizer: {name: sgd, params: {lr: 1e30}}\nscheduler: {name: constant}\n")
+    words = ["--config", *map(str, configs), "--fold", "0", "--output", str(tmp_path / "runs")]
+    job = driver("train.py", *words, "--launcher", "ray", "--address", cluster.address)
     output, _ = job.communicate()
-    assert job.returncode == 2
-    assert "error: 1 of 1 jobs failed\n  a fold 0: " in output and "not finite" in output
+    assert job.returncode == 2, output
+    assert "error: 1 of 2 jobs failed\n  a fold 0: the loss was not finite again and again" in output
+    assert "hint: a smaller optimizer.params.lr" in output and "b fold 0  finished" in output
+    assert [path.name for path in tmp_path.glob("runs/*/*.safetensors")] == ["b_f0.safetensors"]
+
+
+def runs_without_predictions(chain: Chain, folder: Path) -> Path:
+    return Path(shutil.copytree(chain.runs, folder, ignore=shutil.ignore_patterns("*_f?.npy", "*_f?.json")))
+
+
+def wait_for_a_task_of(rule: str, process: subprocess.Popen) -> None:
+    """Until a task runs on the node whose processes have this FOLDSMITH_FAIL."""
+    while process.poll() is None:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "cmdline").read_bytes().startswith(b"ray::_predict") and (
+                    f"FOLDSMITH_FAIL={rule}\0".encode() in (folder / "environ").read_bytes()
+                ):
+                    return
+        time.sleep(0.02)
+    pytest.fail(f"the driver ended before the node had a task:\n{process.communicate()[0]}")
+
+
+@pytest.mark.slow
+def test_predictions_survive_the_loss_of_their_node(cluster, chain: Chain, few: Path, whole: bytes, tmp_path):
+    """Tasks of the lost node, which hang at their first batch, are run again on the other one."""
+    runs = runs_without_predictions(chain, tmp_path / "runs")
+    submission = tmp_path / "s.csv"
+    on_ray = ["--launcher", "ray", "--address", cluster.address]
+    for script, words in (
+        ("predict_oof.py", ["--config", str(chain.folder / "a.yml"), "--output", str(runs), "--set", *chain.sets]),
+        ("ensemble_inference.py", [str(chain.ensemble), "--models", str(runs), "--data", str(few)]),
+    ):
+        rule = f"predict.batch:1:sleep,{script}:1:sleep"
+        second = cluster.add_node(num_cpus=1, env_vars={"FOLDSMITH_FAIL": rule})
+        words += ["--output", str(submission)] if script.startswith("ensemble") else []
+        job = driver(script, *on_ray, *words)
+        wait_for_a_task_of(rule, job)
+        cluster.remove_node(second, allow_graceful=False)
+        output, _ = job.communicate()
+        assert job.returncode == 0, output
+    assert [path.name for path in sorted(runs.glob("a/*.npy"))] == ["a_f0.npy", "a_f1.npy"]
+    for fold in range(2):
+        assert (runs / "a" / f"a_f{fold}.npy").read_bytes() == chain.oof("a", fold).read_bytes()
+    assert submission.read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_path, monkeypatch):
+    """An error that says so, with the code of the environment; not a traceback."""
+    from foldsmith.launch import ray as launcher
+
+    monkeypatch.setattr(launcher, "RETRIES", 0)
+    runs = runs_without_predictions(chain, tmp_path / "runs")
+    second = cluster.add_node(num_cpus=2, env_vars={"FOLDSMITH_FAIL": "predict.batch:*:kill"})
+    on_ray = ["--launcher", "ray", "--address", cluster.address, "--cpus-per-job", "2"]  # the head has but one
+    gave_up = "Ray gave the task up, which it runs again up to 0 times: The worker died unexpectedly"
+    try:
+        with pytest.raises(UserError) as caught:
+            words = ["--output", str(runs), "--set", *chain.sets]
+            predict_oof.main(["--config", str(chain.folder / "a.yml"), *on_ray, *words])
+        assert caught.value.message.startswith(f"2 of 2 jobs failed\n  a_f0.safetensors out-of-fold: {gave_up}")
+        assert caught.value.code == 3
+        with pytest.raises(UserError) as caught:
+            words = ["--models", str(runs), "--data", str(few), "--output", str(tmp_path / "s.csv")]
+            ensemble_inference.main([str(chain.ensemble), *on_ray, *words])
+        assert caught.value.message.startswith(gave_up) and "hint: a node without memory" in caught.value.message
+        assert caught.value.code == 3
+    finally:
+        cluster.remove_node(second)
 
 
 def test_no_cluster_at_the_address(tmp_path):

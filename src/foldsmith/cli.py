@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import foldsmith
 from foldsmith import errors
+from foldsmith.launch.arguments import refuse_torchrun
 from foldsmith.tools import (
     check_data,
     compare,
@@ -52,6 +53,7 @@ TOOLS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    refuse_torchrun(f"foldsmith {args.tool}")
     TOOLS[args.tool].run(args)
 
 

@@ -58,7 +58,9 @@ def encrypt_file(source: Path, target: Path, passphrase: str, chunk: int = 1 << 
     """
     header = Header(15, 8, 1, chunk, os.urandom(16), os.urandom(7))
     start, key = header.to_bytes(), header.key(passphrase)
-    with open(source, "rb") as plain, atomic_path(target) as temporary, open(temporary, "wb") as sealed:
+    length = source.stat().st_size
+    size = len(start) + length + TAG * max(1, -(-length // chunk))
+    with open(source, "rb") as plain, atomic_path(target, size) as temporary, open(temporary, "wb") as sealed:
         sealed.write(start)
         for number, (data, is_last) in enumerate(_chunks(plain, chunk)):
             sealed.write(key.encrypt(header.nonce(number, is_last), data, start))
@@ -73,7 +75,7 @@ def decrypt_file(source: Path, target: Path, passphrase: str) -> None:
     with open(source, "rb") as sealed:
         header = _read_header(sealed, source)
         start, key = header.to_bytes(), header.key(passphrase)
-        with atomic_path(target) as temporary, open(temporary, "wb") as plain:
+        with atomic_path(target, source.stat().st_size) as temporary, open(temporary, "wb") as plain:
             for number, (data, is_last) in enumerate(_chunks(sealed, header.chunk + TAG)):
                 try:
                     plain.write(key.decrypt(header.nonce(number, is_last), data, start))

@@ -10,7 +10,7 @@ import foldsmith
 from foldsmith.ensemble.file import Ensemble, read_ensemble
 from foldsmith.ensemble.members import load_members
 from foldsmith.errors import UserError
-from foldsmith.files import atomic_path
+from foldsmith.files import write_bytes
 from foldsmith.kernel.check import compare, run_packed
 from foldsmith.metrics import best_fbeta
 
@@ -63,8 +63,7 @@ def _prove_kernel(output: Path, script: Path, proof: Path) -> None:
     found = run_packed(script, inputs, ["--strict-exit"])
     expected = (output / "submission.csv").read_bytes()
     compare(found, expected, script)
-    with atomic_path(proof, len(expected)) as temporary:
-        temporary.write_bytes(expected)
+    write_bytes(proof, expected)
     print(f"the kernel's submission.csv is the same, byte for byte; {found}")
 
 

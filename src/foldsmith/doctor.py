@@ -1,12 +1,17 @@
 """What a bug report needs: versions, device, threads, free space, caches, and whether a tiny training works here."""
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +21,31 @@ import torch
 
 import foldsmith
 from foldsmith.config import Config
-from foldsmith.errors import UserError
-from foldsmith.files import atomic_path, code_sha256, write_text
+from foldsmith.data.cache import cache_folder
+from foldsmith.errors import EXIT_ENVIRONMENT, UserError
+from foldsmith.files import code_sha256, write_bytes, write_text
 from foldsmith.inference.decoded import free_memory
+from foldsmith.inference.predict import pick_device
 
 PACKAGES = ["torch", "torchvision", "timm", "albumentations", "albucore", "opencv-python-headless", "opencv-python"]
 PACKAGES += ["numpy", "scipy", "scikit-learn", "iterative-stratification", "pydantic", "pyyaml", "safetensors"]
 PACKAGES += ["cryptography", "matplotlib", "tqdm"]
 VARIABLES = ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "OPENCV_IO_MAX_IMAGE_PIXELS"]
-VARIABLES += ["HF_HUB_OFFLINE", "TMPDIR"]
+VARIABLES += ["HF_HUB_OFFLINE", "TMPDIR", "XDG_CACHE_HOME"]
+
+# Seconds of the self-test: until it is told to stop, and until the process ends if it does not.
+ENOUGH, AT_MOST = 8.0, 9.5
 
 
-def examine(device: torch.device) -> dict[str, Any]:
-    """Facts by group; each a plain value. Runs the self-test on `device`."""
-    return {
-        "foldsmith": {"version": foldsmith.__version__, "code": code_sha256()[:12], "python": sys.version.split()[0]},
-        "system": {"os": platform.platform(), "cpu": _cpu()},
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "device": _devices(),
-        "threads": {
-            "cores": len(os.sched_getaffinity(0)),
-            "torch": torch.get_num_threads(),
-            "opencv": cv2.getNumThreads(),
-        },
-        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "space": {
-            "memory free": _gigabytes(free_memory()),
-            **{
-                f"free in {folder}": _gigabytes(shutil.disk_usage(folder).free)
-                for folder in (Path.cwd(), tempfile.gettempdir(), "/dev/shm")
-                if os.path.isdir(folder)
-            },
-        },
-        "cache": {str(folder): _gigabytes(_size(folder)) for folder in _cache_folders() if folder.is_dir()},
-        "self-test": self_test(device),
-    }
+def examine() -> dict[str, Any]:
+    """Facts by group; each a plain value. A group that cannot be found out holds the error: it is what was asked."""
+    facts = {}
+    for group, find in _GROUPS.items():
+        try:
+            facts[group] = find()
+        except Exception as error:
+            facts[group] = {"error": f"{type(error).__name__}: {error}"}
+    return facts
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -62,21 +57,64 @@ def describe(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def self_test(device: torch.device) -> dict[str, Any]:
-    """Train and predict a tiny competition of made-up images, with two loading processes; a few seconds."""
+class _TimeIsUp(BaseException):
+    """Raised in the self-test by the alarm; no `except Exception` of the code under test takes it."""
+
+
+def self_test(name: str | None, give_up: Callable[[dict[str, Any]], None] = lambda result: None) -> dict[str, Any]:
+    """Train and predict a tiny competition of made-up images, with two loading processes; 10 seconds at most.
+
+    Args:
+        name: of the device, as of `pick_device`.
+        give_up: gets the result, before the process ends with code 3, where the test does not stop when it is told to:
+            a driver that hangs hears no signal.
+    """
+    started = time.monotonic()
+
+    def end(error: str = "", **more: Any) -> dict[str, Any]:
+        said = {"error": error} if error else {}
+        return {"ok": not error, **said, **more, "seconds": round(time.monotonic() - started, 1)}
+
+    def ring(*args: object) -> None:
+        raise _TimeIsUp
+
+    def leave() -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+        give_up(end(f"hung, and did not hear that it was to stop after {ENOUGH:g} seconds"))
+        os._exit(EXIT_ENVIRONMENT)
+
+    backstop = threading.Timer(AT_MOST, leave)
+    backstop.daemon = True
+    backstop.start()
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, ENOUGH)
+    try:
+        device = pick_device(name)
+        shape = _train_and_predict(device)
+        return end("" if shape == (24, 2) else f"predictions of shape {shape}", device=str(device))
+    except _TimeIsUp:
+        return end(f"did not end within {ENOUGH:g} seconds, and was stopped")
+    except UserError as error:
+        return end(str(error))
+    except Exception as error:
+        return end(f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        backstop.cancel()
+
+
+def _train_and_predict(device: torch.device) -> tuple[int, ...]:
+    """Returns the shape of the predictions."""
     from foldsmith.training.oof import predict_oof
     from foldsmith.training.run import train_experiment
 
-    started = time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(prefix="foldsmith-doctor-") as folder:
-            config = _tiny_competition(Path(folder))
-            train_experiment(config, output=Path(folder), device=device, only_fold=0)
-            (npy,) = predict_oof(config, [], output=Path(folder), device=device)
-            rows, classes = np.load(npy, allow_pickle=False).shape
-    except (UserError, RuntimeError, OSError) as error:
-        return {"ok": False, "error": str(error), "seconds": round(time.monotonic() - started, 1)}
-    return {"ok": (rows, classes) == (24, 2), "device": str(device), "seconds": round(time.monotonic() - started, 1)}
+    with tempfile.TemporaryDirectory(prefix="foldsmith-doctor-", ignore_cleanup_errors=True) as folder:
+        config = _tiny_competition(Path(folder))
+        train_experiment(config, output=Path(folder), device=device, only_fold=0)
+        (npy,) = predict_oof(config, [], output=Path(folder), device=device)
+        return tuple(np.load(npy, allow_pickle=False).shape)
 
 
 def _tiny_competition(folder: Path) -> Config:
@@ -86,14 +124,13 @@ def _tiny_competition(folder: Path) -> Config:
     for number in range(48):
         bright = number % 2
         image = generator.integers(0, 128, (48, 64, 3), dtype=np.uint8) + np.uint8(127 * bright)
-        with atomic_path(folder / "train" / f"{number}.jpg") as temporary:
-            temporary.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        write_bytes(folder / "train" / f"{number}.jpg", cv2.imencode(".jpg", image)[1].tobytes())
         lines.append(f"{number},{('dark', 'bright')[bright]}")
     write_text(folder / "train.csv", "\n".join(lines) + "\n")
     values = {
         "data": {"root": str(folder), "num_folds": 2},
         "model": {"arch": "test_efficientnet", "pretrained": False, "input_size": 32},
-        "train": {"num_epochs": 1, "batch_size": 8, "workers": 2},
+        "train": {"num_epochs": 1, "batch_size": 8, "workers": 2, "worker_timeout": 3},
         "optimizer": {"name": "adamw", "params": {"lr": 1e-3}},
         "augmentations": {"hflip": True, "affine": "medium"},
     }
@@ -121,19 +158,53 @@ def _devices() -> dict[str, str]:
     found = {}
     for index in range(torch.cuda.device_count()):
         of_device = torch.cuda.get_device_properties(index)
-        found[f"cuda:{index}"] = f"{of_device.name}, {_gigabytes(of_device.total_memory)}, CUDA {torch.version.cuda}"
+        found[f"cuda:{index}"] = f"{of_device.name}, {_in_bytes(of_device.total_memory)}, CUDA {torch.version.cuda}"
     return found
 
 
-def _cache_folders() -> list[Path]:
-    """Where timm and torch keep the weights that they downloaded."""
+def _versions() -> dict[str, str]:
+    return {"version": foldsmith.__version__, "code": code_sha256()[:12], "python": sys.version.split()[0]}
+
+
+def _threads() -> dict[str, int]:
+    cores = len(os.sched_getaffinity(0))
+    return {"cores": cores, "torch": torch.get_num_threads(), "opencv": cv2.getNumThreads()}
+
+
+def _space() -> dict[str, str]:
+    found = {"memory free": _in_bytes(free_memory())}
+    for folder in (Path.cwd(), tempfile.gettempdir(), "/dev/shm"):
+        if os.path.isdir(folder):
+            found[f"free in {folder}"] = _in_bytes(shutil.disk_usage(folder).free)
+    return found
+
+
+def _caches() -> dict[str, str]:
+    """Decoded images of this program (data.cache), and the weights that timm and torch downloaded."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return [home / "hub", Path(torch.hub.get_dir())]
+    images = cache_folder()
+    found = {str(images): f"decoded images, {_in_bytes(_size(images))} in {len(list(images.glob('*.images')))} files"}
+    for folder in (home / "hub", Path(torch.hub.get_dir())):
+        if folder.is_dir():
+            found[str(folder)] = f"downloaded weights, {_in_bytes(_size(folder))}"
+    return found
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _in_bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+_GROUPS: dict[str, Callable[[], dict[str, Any]]] = {
+    "foldsmith": _versions,
+    "system": lambda: {"os": platform.platform(), "cpu": _cpu()},
+    "packages": lambda: {name: version for name in PACKAGES if (version := _version(name))},
+    "device": _devices,
+    "threads": _threads,
+    "environment": lambda: {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    "space": _space,
+    "cache": _caches,
+}

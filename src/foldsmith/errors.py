@@ -98,7 +98,6 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
 
 
@@ -121,9 +120,11 @@ def handle_signals() -> None:
         patience = threading.Timer(_PATIENCE, os._exit, [128 + signum])
         patience.daemon = True
         patience.start()
+        word = "interrupted" if signum == signal.SIGINT else "terminated"
+        # At once, for cleaning up may hang; by the system, for the handler may have come in the middle of a print.
+        os.write(2, f"{word}; what was finished is kept\n".encode())
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
-        print("terminated; what was finished is kept", file=sys.stderr)
         sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, handle)

@@ -7,7 +7,7 @@ commas. Where the variable is not set, a place costs one dictionary look-up.
     term   SIGTERM                    oom     what torch raises when memory runs out
     int    SIGINT                     enospc  what a full disk raises
     sleep  for an hour                full    from here on no file grows over 16 bytes (RLIMIT_FSIZE)
-    nan    what the place does with it: `fail` returns the word
+    nan, inf  what the place does with it: `fail` returns the word
 """
 
 import errno
@@ -70,4 +70,5 @@ ACTIONS: dict[str, Callable[[str], None]] = {
     "enospc": _raise(OSError(errno.ENOSPC, "No space left on device")),
     "full": _fill_disk,
     "nan": lambda name: None,
+    "inf": lambda name: None,
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,13 +17,14 @@ from foldsmith.failpoints import fail
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
+def atomic_path(path: Path, size: int | None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the block ends well, fsync it and rename it to `path`.
 
     When the block raises, the temporary file is removed and an old file at `path` stays as it was.
 
     Args:
-        size: bytes that the file will take, where they are known: an error on a full disk names them.
+        size: bytes that the file will take, about: an error on a full disk names them. None where nobody can know
+            before it is written; the error names what was written then.
     """
     temporary: Path | None = None
     try:
@@ -55,6 +57,7 @@ def append_text(path: Path, text: str) -> None:
     """Add text to a log, the one kind of file that is not written whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        fail("append.begin")
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
@@ -73,7 +76,7 @@ def _not_written(path: Path, temporary: Path | None, size: int | None, error: Ex
 def _room(path: Path, temporary: Path | None, size: int | None) -> str:
     """How much room a file that could not be written needs, and how much there is."""
     sizes = [each.stat().st_size for each in (path, temporary) if each is not None and each.is_file()]
-    needs = f"about {_megabytes(size)}" if size else f"more than {_megabytes(max(sizes, default=0))}"
+    needs = f"about {_megabytes(size)}" if size is not None else f"more than {_megabytes(max(sizes, default=0))}"
     folder = next(each for each in path.absolute().parents if each.exists())
     return f"it needs {needs}, {_megabytes(shutil.disk_usage(folder).free)} are free"
 
@@ -91,11 +94,22 @@ def _is_write_failure(error: Exception) -> bool:
     )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, line ends as they are in `text`."""
-    data = text.encode("utf-8")
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
     with atomic_path(path, len(data)) as temporary:
         temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, line ends as they are in `text`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_figure(path: Path, figure: Any, dpi: int) -> None:
+    """Write a figure of matplotlib, which this module does not import, as PNG."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=dpi)
+    write_bytes(path, png.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """What a command of the warm process may be made to do first: faults that no failpoint of the program has."""
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -59,6 +60,27 @@ def hold_a_batch(number: str, gate: str) -> None:
     predict._Batches._forward = held(predict._Batches._forward)
 
 
+def hold_reading(number: str) -> None:
+    """Say so and hang at the n-th image that this process reads, as at a disk that does not answer."""
+    from foldsmith.data import bad_images
+    from foldsmith.inference import decoded
+
+    left = [int(number)]
+
+    def held(real):
+        def call(*args):
+            left[0] -= 1
+            if left[0] == 0:
+                print("at the gate", flush=True)
+                time.sleep(3600)
+            return real(*args)
+
+        return call
+
+    bad_images.RowReader.__call__ = held(bad_images.RowReader.__call__)
+    decoded.DecodedImages._read = held(decoded.DecodedImages._read)
+
+
 def hold_the_end() -> None:
     """Wait for a signal in the first epoch, and never end cleaning up after it."""
     from foldsmith.training import run
@@ -74,8 +96,19 @@ def hold_the_end() -> None:
     run.train_epoch = hanging
 
 
-def kill_once(marker: str) -> None:
-    """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
+def hear_no_alarm() -> None:
+    """Hang where training begins, as a driver does that hears no signal."""
+    from foldsmith.training import run
+
+    def hanging(*args, **rest):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+
+    run.train_experiment = hanging
+
+
+def lose_once(how: str, marker: str) -> None:
+    """Let the first process that reads a training image be killed or hang, once in all runs that share the marker."""
     from foldsmith.data import bad_images
 
     real = bad_images.RowReader.__call__
@@ -85,19 +118,11 @@ def kill_once(marker: str) -> None:
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return real(self, row)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)
 
     bad_images.RowReader.__call__ = reading
-
-
-def count_epochs_and_die(path: str, seconds: str) -> None:
-    """SIGKILL after a time, by a process that does nothing else."""
-    count_epochs(path)
-    victim = os.getpid()
-    if os.fork() == 0:
-        time.sleep(float(seconds))
-        os.kill(victim, signal.SIGKILL)
-        os._exit(0)
 
 
 def print_through_pipes() -> None:
@@ -127,12 +152,42 @@ def print_through_pipes() -> None:
     atexit.register(finish)
 
 
+def full_disk(record: str, place: str) -> None:
+    """print_through_pipes, and a line a write in `record`: the function of the program that begins it."""
+    print_through_pipes()
+    from foldsmith import files
+
+    package, real = Path(files.__file__).parent, files.fail
+
+    def noting(name):
+        if name == place:
+            frame = sys._getframe(1)
+            while not _is_of(package, frame.f_code.co_filename):
+                frame = frame.f_back
+            line = f"{Path(frame.f_code.co_filename).relative_to(package)}:{frame.f_code.co_name}\n"
+            with contextlib.suppress(OSError), open(record, "a") as file:  # the disk may be full already
+                file.write(line)
+        return real(name)
+
+    files.fail = noting
+
+
+def _is_of(package: Path, name: str) -> bool:
+    return Path(name).is_relative_to(package) and Path(name) != package / "files.py"
+
+
 def measure_memory(path: str) -> None:
-    """Write the largest resident size of this process and its children, in bytes, when it ends."""
+    """Write the largest resident size of this command's process and of its children, in bytes, when it ends.
+
+    The process's own begins anew here: it was forked from one that is large.
+    """
     import resource
 
-    def write() -> None:
-        sizes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        Path(path).write_text(str(max(sizes) * 1024))
+    from tests.faults.bounds import forget_peak, resident
 
+    def write() -> None:
+        children = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of those that it has waited for
+        Path(path).write_text(str(max(resident("VmHWM"), children)))
+
+    forget_peak()
     atexit.register(write)

@@ -14,6 +14,7 @@ import ensemble_search
 import predict_oof
 import train
 from foldsmith.errors import UserError
+from tests.conftest import DATA
 
 
 @pytest.fixture
@@ -28,13 +29,14 @@ def refused(main, *words: object) -> UserError:
     return caught.value
 
 
-def search(runs: Path) -> UserError:
-    return refused(ensemble_search.main, runs.parent / "new", runs / "a" / "a_f0.npy", runs / "b" / "b_f0.npy")
+def search(runs: Path, *words: str) -> UserError:
+    files = [runs / "a" / "a_f0.npy", runs / "b" / "b_f0.npy"]
+    return refused(ensemble_search.main, runs.parent / "new", *files, *words)
 
 
 def both_named(error: UserError) -> bool:
-    """Two hashes, or two values, that differ."""
-    found = re.search(r"([0-9a-f]{12}) there, ([0-9a-f]{12}) (?:here|now)", str(error))
+    """Two hashes that differ."""
+    found = re.search(r"([0-9a-f]{12}) there, ([0-9a-f]{12}) (?:here|now|in)", str(error))
     return found is not None and found[1] != found[2]
 
 
@@ -48,49 +50,127 @@ def move_to_the_other_fold(folds: Path) -> None:
     folds.write_text("\n".join(lines) + "\n")
 
 
-def test_1_folds_of_one_member(runs):
-    move_to_the_other_fold(runs / "b" / "folds.csv")
-    edit_json(runs / "b" / "b_f0.json", folds_sha256="0" * 64)
+def with_another(runs: Path, key: str, table: Path) -> None:
+    """Run a's config reads another table."""
+    config = runs / "a" / "a.yml"
+    values = yaml.safe_load(config.read_text())
+    values["data"][key] = str(table)
+    config.write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.parametrize("member", ["a", "b"])
+def test_1_folds_csv_of_a_member(runs, member):
+    """Of the first member it is what the files are read by; of another it only lies there."""
+    move_to_the_other_fold(runs / member / "folds.csv")
     error = search(runs)
-    assert both_named(error) and "b_f0.npy: has another split into folds than" in str(error)
-    assert "the first id that differs: " in str(error)
+    assert both_named(error)
+    if member == "a":
+        assert f"a_f0.npy: has another split into folds than {runs / 'a'}" in str(error)
+    else:
+        assert "b/folds.csv: was changed after the predictions" in str(error)
+        assert re.search(r"the first id that differs: '\w+' is in fold (0 there, 1|1 there, 0) here", str(error))
 
 
-def test_2_ids_of_a_member(runs):
-    edit_json(runs / "b" / "b_f1.json", ids_sha256="1" * 64)
+def test_2_ids_of_the_label_table(runs, chain, tmp_path):
+    """Two rows of the table change places: each prediction would be another image's."""
+    lines = (chain.folder / "train.csv").read_text().splitlines()
+    lines[1], lines[2] = lines[2], lines[1]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    with_another(runs, "train_csv", tmp_path / "train.csv")
     error = search(runs)
-    assert both_named(error) and "b_f1.npy: has another list of image ids than" in str(error)
+    assert both_named(error) and "a_f0.npy: has another split into folds than" in str(error)
 
 
-def test_3_class_order_of_a_member(runs):
-    edit_json(runs / "b" / "b_f0.json", classes_sha256="2" * 64)
+def test_3_class_order(runs, tmp_path):
+    """Two classes of labels.csv change places: a column of the predictions would be another class's."""
+    lines = (DATA / "labels.csv").read_text().splitlines()
+    lines[1], lines[2] = lines[2], lines[1]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    with_another(runs, "labels_csv", tmp_path / "labels.csv")
     error = search(runs)
-    assert both_named(error) and "b_f0.npy: has another class list than" in str(error)
+    assert both_named(error) and "a_f0.npy: has another class list than" in str(error)
 
 
-def test_4_an_array_of_another_shape(runs):
-    np.save(runs / "a" / "a_f0.npy", np.load(runs / "a" / "a_f0.npy")[:-1])
+def one_value(run: Path) -> None:
+    array = np.load(run / "a_f0.npy")
+    array[7, 3] = 1 - array[7, 3]
+    np.save(run / "a_f0.npy", array)
+
+
+def two_rows_swapped(run: Path) -> None:
+    array = np.load(run / "a_f0.npy")
+    array[[0, 1]] = array[[1, 0]]
+    np.save(run / "a_f0.npy", array)
+
+
+def the_other_fold(run: Path) -> None:
+    shutil.copy(run / "a_f1.npy", run / "a_f0.npy")
+
+
+def another_member(run: Path) -> None:
+    shutil.copy(run.parent / "b" / "b_f0.npy", run / "a_f0.npy")
+
+
+def one_bit(run: Path) -> None:
+    data = bytearray((run / "a_f0.npy").read_bytes())
+    data[-5] ^= 1  # the lowest bit of a float's third byte
+    (run / "a_f0.npy").write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [one_value, two_rows_swapped, the_other_fold, another_member, one_bit])
+@pytest.mark.parametrize("read_by", ["entries", "whole matrices"])
+def test_4_values_of_an_array(runs, chain, change, read_by):
+    """Whether the metric reads entries or whole matrices; nothing is written, and predict_oof.py mends it."""
+    whole = (runs / "a" / "a_f0.npy").read_bytes()
+    change(runs / "a")
+    words = [] if read_by == "entries" else ["--metric", "map"]
+    error = search(runs, *words)
+    assert both_named(error) and "a_f0.npy: is not the array that its sidecar tells of: sha256" in str(error)
+    assert "in a_f0.json" in str(error) and error.code == 4
+    assert not (runs.parent / "new.yml").exists()
+    predict_oof.main(["--config", str(chain.folder / "a.yml"), "--output", str(runs), "--set", *chain.sets])
+    assert (runs / "a" / "a_f0.npy").read_bytes() == whole
+
+
+def cut(path: Path) -> None:
+    np.save(path, np.load(path)[:-1])
+
+
+def doubled(path: Path) -> None:
+    np.save(path, np.load(path).astype(np.float64))
+
+
+def turned(path: Path) -> None:
+    np.save(path, np.asfortranarray(np.load(path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(cut, "float32 (199, 55)"), (doubled, "float64 (200, 55)"), (turned, "float32 (200, 55), column by column")],
+)
+def test_5_an_array_of_another_shape_or_kind(runs, change, found):
+    change(runs / "a" / "a_f0.npy")
     error = search(runs)
-    assert re.search(r"holds float32 \(199, 55\), its sidecar says float32 \(200, 55\)", str(error)) and error.code == 4
+    assert f"holds {found}, its sidecar says float32 (200, 55)" in str(error) and error.code == 4
 
 
-def test_5_an_array_of_another_kind_or_with_nan(runs):
-    path, array = runs / "a" / "a_f0.npy", np.load(runs / "a" / "a_f0.npy")
-    np.save(path, array.astype(np.float64))
+def test_6_files_that_changed_names(runs):
+    """Whole OOF files, sidecar and all, under another member's name or another fold's."""
+    for suffix in (".npy", ".json"):
+        shutil.copy((runs / "b" / "b_f0.npy").with_suffix(suffix), (runs / "a" / "a_f0.npy").with_suffix(suffix))
     error = search(runs)
-    assert "holds float64 (200, 55), its sidecar says float32 (200, 55)" in str(error) and error.code == 4
-    array[3, 3] = np.nan
-    np.save(path, array)
-    error = search(runs)
-    assert "a_f0.npy: holds values that are not probabilities (NaN" in str(error) and error.code == 4
+    assert "tells of another file: fold 0 of 'b' there, fold 0 of 'a' by the file's name" in str(error)
+    for suffix in (".npy", ".json"):
+        shutil.copy((runs / "a" / "a_f1.npy").with_suffix(suffix), (runs / "a" / "a_f0.npy").with_suffix(suffix))
+    assert "tells of another file: fold 1 of 'a' there, fold 0 of 'a' by the file's name" in str(search(runs))
 
 
-def test_6_weights_that_were_trained_again(runs, chain, tmp_path):
-    """predict_oof.py wrote the sidecar of other weights: predictions that are older than them."""
+def test_weights_that_were_trained_again(runs):
+    """Predictions that are older than their weights."""
     edit_json(runs / "a" / "a_f0.json", weights_sha256="3" * 64)
     (runs / "a" / "a_f0.safetensors").touch()
     error = search(runs)
-    assert "a_f0.npy: is older than its weights" in str(error) and "a_f0.safetensors" in str(error)
+    assert both_named(error) and "a_f0.npy: is older than its weights" in str(error)
 
 
 def test_7_folds_csv_against_weights(runs):

@@ -1,5 +1,8 @@
 """Two runs on one folder: exactly one wins, the other says who it is."""
 
+import errno
+import fcntl
+import json
 import os
 import re
 import socket
@@ -7,6 +10,7 @@ import socket
 import pytest
 
 from foldsmith.errors import UserError
+from foldsmith.training import lock
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.lock import locked_run
 
@@ -40,6 +44,20 @@ def test_of_two_runs_exactly_one_wins(warm, mini, tmp_path, race):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mini"], "the lock leaves nothing"
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_can_not_lock(tmp_path, monkeypatch, number):
+    def lockf(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(UserError) as caught, locked_run(RunFolder(tmp_path, "mini"), None):
+        pass
+    assert str(caught.value).startswith(
+        f"{tmp_path}/.mini.lock: the file system cannot lock: {os.strerror(number)}\n  hint: --output on a disk of this"
+    )
+    assert caught.value.code == 3
+
+
 def test_the_lock_of_a_killed_run_is_gone_at_once(warm, mini, tmp_path):
     """Its data loading processes live a little longer; they do not hold it."""
     words = ["--config", mini, "--output", tmp_path, "--fold", "0", "--set", "train.workers=2"]
@@ -66,6 +84,27 @@ def test_fresh_of_another_run_deletes_nothing(warm, mini, tmp_path):
     with locked_run(RunFolder(tmp_path, "mini"), None):
         assert warm.run("train.py", *words, "--fresh").code == 2
     assert (tmp_path / "mini" / "mini_f0.safetensors").is_file()
+
+
+def test_a_holder_that_is_about_to_write_its_name_is_waited_for(tmp_path, monkeypatch):
+    """Between the lock and the words, the file tells of nobody, or of one who held it before."""
+    path = tmp_path / ".mini.lock"
+    old = json.dumps({"pid": 1, "host": "elsewhere", "since": "long ago"}).encode() + b"\n"
+    own = {"pid": os.getpid(), "host": "here", "since": "now"}
+    for before in (b"", old, b'{"pid": '):
+        path.write_bytes(before)
+        reads = []
+        with open(path, "rb+", buffering=0) as file:
+            monkeypatch.setattr(lock, "_pid_of_holder", lambda file, shared: os.getpid())
+
+            def write_later(seconds, reads=reads):
+                reads.append(seconds)
+                if len(reads) == 2:
+                    path.write_text(json.dumps(own) + "\n")
+
+            monkeypatch.setattr(lock.time, "sleep", write_later)
+            assert lock._holder_words(file, False) == f"process {os.getpid()} on here, since now,"
+        assert len(reads) == 2
 
 
 def test_a_lock_file_that_nobody_holds_is_no_lock(tmp_path):

@@ -1,22 +1,56 @@
 """A loss or a score that is not a number: the run stops, says where, and what was good stays."""
 
+import csv
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from foldsmith.training import scoring
+from tests.faults.warm import Ended
 from tests.test_training import fold0
 
 
-def test_three_bad_steps_stop_the_run_and_the_last_good_weights_stay(warm, mini, tmp_path):
+def train(warm, mini, output: Path, **options) -> Ended:
+    return warm.run("train.py", "--config", mini, "--output", output, "--fold", "0", **options)
+
+
+def files_of_the_fold(output: Path) -> dict[str, bytes]:
+    fold = output / "mini" / "fold0"
+    return {name: (fold / name).read_bytes() for name in ("best.safetensors", "metrics.csv")}
+
+
+def final_weights(output: Path) -> bytes:
+    return (output / "mini" / "mini_f0.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def good(warm, mini, tmp_path_factory) -> bytes:
+    """The weights of a run without a bad step."""
+    output = tmp_path_factory.mktemp("good")
+    assert train(warm, mini, output).code == 0
+    return final_weights(output)
+
+
+@pytest.fixture(scope="module")
+def after_one_epoch(warm, mini, tmp_path_factory) -> dict[str, bytes]:
+    """What a run keeps that ends, without a bad step, where the second epoch begins."""
+    output = tmp_path_factory.mktemp("one")
+    assert train(warm, mini, output, fail="epoch.begin:2:raise").code == 1
+    return files_of_the_fold(output)
+
+
+@pytest.mark.parametrize(("place", "word", "loss"), [("images", "nan", "nan"), ("loss", "inf", "inf")])
+def test_three_bad_steps_stop_the_run_and_the_last_good_weights_stay(
+    warm, mini, tmp_path, after_one_epoch, good, place, word, loss
+):
     """The first epoch (3 steps) is good; all steps of the second are bad."""
-    words = ["--config", mini, "--output", tmp_path, "--fold", "0"]
-    rules = ",".join(f"train.loss:{count}:nan" for count in (4, 5, 6))
-    ended = warm.run("train.py", *words, fail=rules)
+    ended = train(warm, mini, tmp_path, fail=",".join(f"train.{place}:{count}:{word}" for count in (4, 5, 6)))
     assert ended.code == 2
     found = re.fullmatch(
-        r"error: the loss was not finite again and again \(now nan\) at step 2, learning rates 0.004, images (.*)\n"
+        rf"error: the loss was not finite again and again \(now {loss}\) at step 2, learning rates 0.004, images (.*)\n"
         r"  hint: a smaller optimizer.params.lr, a warmup, or train.amp: off; the last good weights are kept\n",
         ended.err,
     )
@@ -24,19 +58,29 @@ def test_three_bad_steps_stop_the_run_and_the_last_good_weights_stay(warm, mini,
     ids = found[1].split(", ")
     table = (mini.parent / "train.csv").read_text()
     assert len(set(ids)) == 24 and all(f"\n{name}," in table for name in ids), "the images of all three steps"
-    fold = tmp_path / "mini" / "fold0"
-    kept = (fold / "best.safetensors").read_bytes()
-    assert len((fold / "metrics.csv").read_text().splitlines()) == 2
-    whole = warm.run("train.py", *words)
+    assert files_of_the_fold(tmp_path) == after_one_epoch
+    whole = train(warm, mini, tmp_path)
     assert whole.code == 0 and "goes on after epoch 1" in whole.out
-    assert kept
+    assert final_weights(tmp_path) == good
 
 
-def test_two_bad_steps_are_left_out(warm, mini, tmp_path):
-    """Steps whose loss is not finite change no weight; two in a row do not stop the run."""
-    words = ["--config", mini, "--output", tmp_path, "--fold", "0"]
-    ended = warm.run("train.py", *words, fail="train.loss:1:nan,train.loss:2:nan,train.loss:5:nan")
-    assert ended.code == 0, ended.err
+def test_bad_steps_leave_no_trace(warm, mini, tmp_path, good):
+    """Two in a row do not stop the run. NaN in the images goes through every layer, NaN in the loss through none:
+    that the weights and batch norm's statistics are the same bits shows that nothing of it stays."""
+    steps = (1, 2, 5)
+    runs = {}
+    for place, word in (("images", "nan"), ("loss", "nan"), ("loss", "inf")):
+        output = tmp_path / f"{place}_{word}"
+        ended = train(warm, mini, output, fail=",".join(f"train.{place}:{step}:{word}" for step in steps))
+        assert ended.code == 0, ended.err
+        runs[place, word] = final_weights(output)
+        rows = list(csv.DictReader((output / "mini" / "fold0" / "metrics.csv").read_text().splitlines()))
+        assert len(rows) == 3 and all(np.isfinite(float(row["train_loss"])) for row in rows)
+    assert len(set(runs.values())) == 1
+    tensors = load(runs["images", "nan"])
+    assert sum(name.endswith("running_var") for name in tensors) > 10
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    assert good not in runs.values()
 
 
 @pytest.mark.parametrize("score", [np.nan, np.inf])

@@ -108,7 +108,11 @@ def _override(word: str) -> Document:
         raise UserError(f"{word!r} is not key=value", hint="for example --set train.num_epochs=3", key="--set")
     if parts == ["base"]:
         raise UserError("base is a part of the file, not a key to override", key="--set")
-    parsed = parse_yaml(f"value: {text}", f"--set {key}").values
+    try:
+        parsed = parse_yaml(f"value: {text}", f"--set {key}").values
+    except UserError as error:
+        error.key = key + (error.key or "").removeprefix("value")
+        raise
     if len(parsed) != 1:
         raise UserError(f"{word!r} is more than one key=value", key="--set")
     values: dict[str, Any] = {parts[-1]: parsed["value"]}

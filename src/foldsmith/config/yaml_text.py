@@ -16,6 +16,8 @@ from foldsmith.errors import UserError
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 
+_HALF = re.compile("[\ud800-\udfff]")  # surrogates, which no text file can hold
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -106,21 +108,18 @@ def read_yaml(path: Path) -> Document:
 
 def parse_yaml(text: str, name: str) -> Document:
     """`read_yaml` for text in memory; `name` stands for the file in errors."""
+    reached = _Reached()
     try:
-        _check_events(text, name)
+        _check_events(text, name, reached)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"is not valid YAML: {error.reason}", file=name, line=line) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        tab = "\\t" in str(getattr(error, "problem", ""))
-        raise UserError(
-            f"is not valid YAML: {getattr(error, 'problem', None) or error}",
-            file=name,
-            line=mark.line + 1 if mark else None,
-            hint="indent with spaces, not with tabs" if tab else None,
-        ) from None
+    except (OverflowError, ValueError):  # "\UFFFFFFFF"
+        what, line = "names a character that does not exist", reached.line
+        raise UserError(what, file=name, line=line or None, key=dotted(reached.path)) from None
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(error, reached, text.splitlines(), name) from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError("must hold `key: value` sections", file=name, line=1)
     document = Document({}, {(): (name, None)})
@@ -128,26 +127,76 @@ def parse_yaml(text: str, name: str) -> Document:
     return document
 
 
-def _check_events(text: str, name: str) -> None:
-    depth = documents = 0
+class _Reached:
+    """How far a parser has come: the collections that are open, and in each the key or index whose value comes next."""
+
+    def __init__(self) -> None:
+        self.open: list[yaml.CollectionStartEvent] = []
+        self.parts: list[str | int | None] = []  # one for each; None in a mapping: a key comes next
+        self.line = 0  # of the key that came last, from 1
+
+    @property
+    def path(self) -> KeyPath:
+        return tuple(part for part in self.parts if part is not None)
+
+    def pass_event(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.CollectionEndEvent):
+            self.open.pop()
+            self.parts.pop()
+            self._pass_value()
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self.open.append(event)
+            self.parts.append(0 if isinstance(event, yaml.SequenceStartEvent) else None)
+        elif isinstance(event, yaml.ScalarEvent) and self.parts and self.parts[-1] is None:
+            self.parts[-1] = event.value
+            self.line = event.start_mark.line + 1 if event.start_mark else 0
+        elif isinstance(event, yaml.ScalarEvent):
+            self._pass_value()
+
+    def _pass_value(self) -> None:
+        if self.parts:
+            part = self.parts[-1]
+            self.parts[-1] = part + 1 if isinstance(part, int) else None
+
+
+def _check_events(text: str, name: str, reached: _Reached) -> None:
+    documents = 0
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else None
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.AliasEvent):
-            raise UserError("YAML aliases (*name) are not supported", hint="use `base:`", file=name, line=line)
-        elif isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
+        if isinstance(event, yaml.AliasEvent):
+            what, key = "YAML aliases (*name) are not supported", dotted(reached.path)
+            raise UserError(what, hint="use `base:`", file=name, line=line, key=key)
         if tag := getattr(event, "tag", None):
-            tag = tag.replace("tag:yaml.org,2002:", "!!")
+            what = f"YAML tags ({tag.replace('tag:yaml.org,2002:', '!!')}) are not supported"
             hint = "text that looks like a number is written in quotes"
-            raise UserError(f"YAML tags ({tag}) are not supported", hint=hint, file=name, line=line)
-        if depth > MAX_DEPTH:
+            raise UserError(what, hint=hint, file=name, line=line, key=dotted(reached.path))
+        if isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
+            raise UserError("holds half a character", file=name, line=line, key=dotted(reached.path))
+        reached.pass_event(event)
+        if len(reached.open) > MAX_DEPTH:
             raise UserError(f"is nested deeper than {MAX_DEPTH} levels", file=name, line=line)
+        documents += isinstance(event, yaml.DocumentStartEvent)
         if documents > 1:
             raise UserError("holds more than one YAML document (---)", file=name, line=line)
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, reached: _Reached, lines: list[str], name: str) -> UserError:
+    """What the parser cannot read, with the key that it has reached, or that the line of the error begins with."""
+    mark, path = error.problem_mark, reached.path
+    # A bracket or a quote that is never closed, or a missing colon, is noticed lines later: it stands where it opens.
+    if error.context_mark and any(words in str(error.context) for words in ("flow", "quoted", "simple key")):
+        mark = error.context_mark
+        path = path[:-1] if path and isinstance(path[-1], int) else path
+    line = mark.line + 1 if mark else 0
+    is_flow = bool(reached.open) and reached.open[-1].flow_style
+    found = re.match(r"\s*(?:- )*([\w.]+):(?:\s|$)", lines[line - 1]) if 0 < line <= len(lines) else None
+    hint = None
+    if found and not is_flow and (line > reached.line or not path):  # which section it is in is what is not clear
+        path, hint = (found[1],), "is it indented as its neighbours are?" if line > reached.line else None
+    if "\\t" in str(error.problem):
+        hint = "indent with spaces, not with tabs"
+    what = f"is not valid YAML: {error.problem or error}"
+    return UserError(what, file=name, line=line or None, key=dotted(path), hint=hint)
 
 
 def _build_node(node: yaml.Node, path: KeyPath, document: Document, name: str) -> Any:

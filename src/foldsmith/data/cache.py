@@ -26,7 +26,7 @@ from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 from foldsmith.files import atomic_path, sha256_lines
 from foldsmith.inference.decoded import free_memory
 
-MAGIC = 0x31_6567616D496466  # changes with the layout, and with anything that changes what decoding gives
+MAGIC = 0x32_6567616D496466  # changes with the layout, and with anything that changes what decoding gives
 CHUNK = 128  # images that are decoded before they are written
 SAMPLE = 32  # images whose scaled sizes tell how large a cache will be
 
@@ -91,6 +91,16 @@ def cached_images(config: Config, groups: Iterable[Sequence[Path]], *, build: bo
     return images
 
 
+def check_mode(configs: Iterable[Config], processes: int) -> None:
+    """Refuse data.cache: ram where several processes of this machine would each hold all images."""
+    if processes > 1 and any(config.data.cache == "ram" for config in configs):
+        raise UserError(
+            f"each of {processes} processes of this machine would hold a copy of all images",
+            key="data.cache",
+            hint="auto or disk: one file, of which all processes use the same memory",
+        )
+
+
 class CacheMaker:
     """Finds or builds the cache of some images.
 
@@ -127,7 +137,7 @@ class CacheMaker:
                 raise _no_room(f"{self.words}: {size / 1e9:.1f} GB are more than the memory that is free")
             make_room(self.path.parent, size)
             print(f"decoding {self.words}, once: {size / 1e6:.0f} MB in {self.path}", flush=True)
-            with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            with atomic_path(self.path, size) as temporary, open(temporary, "wb") as file:
                 self._write(file)
         self._add_existing(images)
 

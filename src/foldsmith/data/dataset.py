@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import cv2
@@ -147,3 +149,10 @@ def auto_workers(device: str) -> int:
 def _init_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # processes are the parallelism here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C: the parent ends its workers
+    sys.excepthook = _say_unless_hung_up
+
+
+def _say_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """multiprocessing's thread that hands over memory ends so when the parent was told to stop in the middle."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -1,7 +1,8 @@
 """Out-of-fold files: `<name>_f<k>.npy` (float32 probabilities, rows of fold k in folds.csv's order) and its sidecar."""
 
+import hashlib
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,14 @@ class Sidecar:
     views: list[str]
     speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
     merge: Literal["mean", "logits", "max", "geometric"] = "mean"  # of the views
+    array_sha256: str | None = None  # of the values' bytes, row by row; None: written elsewhere, not known
+
+    def check_array(self, npy: Path, found_sha256: str) -> None:
+        """Refuse an array that is not the one this sidecar was written for."""
+        if self.array_sha256 not in (None, found_sha256):
+            told = f"sha256 {found_sha256[:12]} there, {str(self.array_sha256)[:12]} in {sidecar_path(npy).name}"
+            what = f"is not the array that its sidecar tells of: {told}"
+            raise UserError(what, file=npy, hint="predict_oof.py predicts it again", code=EXIT_UNTRUSTED)
 
 
 def sidecar_path(npy: Path) -> Path:
@@ -43,12 +52,13 @@ def sidecar_path(npy: Path) -> Path:
 
 
 def write_oof(npy: Path, probabilities: Probabilities, sidecar: Sidecar) -> None:
-    """Write probabilities, then the sidecar that vouches for them."""
+    """Write probabilities, then the sidecar that vouches for them; `array_sha256` is filled in."""
+    array = np.ascontiguousarray(probabilities, dtype=np.float32)
     sidecar_path(npy).unlink(missing_ok=True)
-    with atomic_path(npy, probabilities.size * 4) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.ascontiguousarray(probabilities, dtype=np.float32))
+    with atomic_path(npy, array.nbytes) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
     fail("oof.array_written")
-    write_json(sidecar_path(npy), asdict(sidecar))
+    write_json(sidecar_path(npy), asdict(replace(sidecar, array_sha256=hashlib.sha256(array.data).hexdigest())))
 
 
 def read_sidecar(npy: Path) -> Sidecar:
@@ -70,8 +80,8 @@ def map_array(npy: Path, shape: tuple[int, int], claimed_by: str) -> Probabiliti
             array = np.load(npy, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"is not a readable .npy file: {error}", file=npy, code=EXIT_UNTRUSTED) from None
-    if array.shape != shape or array.dtype != np.float32:
-        found = f"{array.dtype} {array.shape}"
+    if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
+        found = f"{array.dtype} {array.shape}{'' if array.flags.c_contiguous else ', column by column'}"
         raise UserError(f"holds {found}, {claimed_by} says float32 {shape}", file=npy, code=EXIT_UNTRUSTED)
     return array
 
@@ -84,7 +94,8 @@ def check_range(values: Probabilities, npy: Path, lowest: float = 0.0) -> None:
 
 
 def read_oof(npy: Path, sidecar: Sidecar) -> Probabilities:
-    """The probabilities, memory-mapped, once shape, dtype and range are what the sidecar says."""
+    """The probabilities, memory-mapped, once shape, dtype, range and hash are what the sidecar says."""
     probabilities = map_array(npy, (sidecar.rows, sidecar.classes), "its sidecar")
     check_range(probabilities, npy)
+    sidecar.check_array(npy, hashlib.sha256(probabilities.data).hexdigest())
     return probabilities

@@ -8,6 +8,7 @@ That no threshold below the floor scores better is not assumed: `Objective.best`
 chosen on a sample so that this bound is expected to hold, and where it does not, lowered, and the files read again.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -73,7 +74,7 @@ def read_entries(data: OofData, floor: float) -> Entries:
     """Read all files once.
 
     Raises:
-        UserError: values are NaN or out of range; names the file.
+        UserError: values are NaN, out of range, or not those that the sidecar tells of; names the file.
     """
     folds = in_threads(lambda fold: _read_fold(data, fold, floor), range(len(data.members[0].rows)))
     parts, classes = [part for fold in folds for part in fold], data.targets.shape[1]
@@ -91,13 +92,15 @@ def read_entries(data: OofData, floor: float) -> Entries:
 
 def _read_fold(data: OofData, fold: int, floor: float) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """The members' values and the flat positions of one fold's entries, in parts."""
-    parts = []
+    parts, digests = [], [hashlib.sha256() for _ in data.members]
     rows, classes, lowest = data.members[0].rows[fold], data.targets.shape[1], data.members[0].lowest
     for first in range(0, len(rows), MAPPED):
         # Mapped anew now and then, for what was read counts as this process's memory while it is mapped.
         maps = [member.map(fold)[first : first + MAPPED] for member in data.members]
         for start in range(0, len(maps[0]), CHUNK):
             chunk = [values[start : start + CHUNK] for values in maps]
+            for digest, values in zip(digests, chunk, strict=True):
+                digest.update(values.data)
             least, most = _extremes(chunk)
             if not (least.min() >= lowest and most.max() <= 1):  # NaN fails too
                 for member, values in zip(data.members, chunk, strict=True):
@@ -105,6 +108,8 @@ def _read_fold(data: OofData, fold: int, floor: float) -> list[tuple[NDArray[np.
             flat = np.flatnonzero(most.reshape(-1) > np.float32(below(floor)))
             position = rows[first + start + flat // classes] * classes + flat % classes
             parts.append((np.stack([part.reshape(-1)[flat] for part in chunk]), position))
+    for member, digest in zip(data.members, digests, strict=True):
+        member.check_array(fold, digest.hexdigest())
     return parts
 
 

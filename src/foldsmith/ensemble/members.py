@@ -1,5 +1,6 @@
 """What the search reads: the OOF predictions of every member, proved to be of the same images, classes and folds."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,11 @@ class OofMember:
         shape = (len(self.rows[fold]), self.classes)
         return map_array(self.files[fold], shape, "its part of the label table")
 
+    def check_array(self, fold: int, found_sha256: str) -> None:
+        """Refuse a fold's values that are not those its sidecar tells of, by the hash of their bytes."""
+        if self.sidecars:
+            self.sidecars[fold].check_array(self.files[fold], found_sha256)
+
     @cached_property
     def probabilities(self) -> Probabilities:
         """All of them in memory, (images, classes), in the order of the label table."""
@@ -40,6 +46,7 @@ class OofMember:
         for fold, (path, rows) in enumerate(zip(self.files, self.rows, strict=True)):
             values = self.map(fold)
             check_range(values, path, self.lowest)
+            self.check_array(fold, hashlib.sha256(values.data).hexdigest())
             dense[rows] = values
         return dense
 
@@ -83,13 +90,14 @@ def load_members(given: Sequence[Path]) -> OofData:
             raise UserError(f"folds of {name!r} are missing: {', '.join(missing)}", hint="predict_oof.py writes them")
         sidecars = [read_sidecar(file) for file in files]
         for fold, (file, sidecar) in enumerate(zip(files, sidecars, strict=True)):
-            _check_same(file, sidecar, fold, table, fold_of, (split, ids[fold]), first)
+            _check_same(file, sidecar, (name, fold), table, fold_of, (split, ids[fold]), first)
             _check_weights(file, sidecar)
             for key in ("views", "merge", "config_sha256", "metric"):
                 if getattr(sidecar, key) != getattr(sidecars[0], key):
                     what = f"{getattr(sidecar, key)} there, {getattr(sidecars[0], key)} in {files[0].name}"
                     raise UserError(f"has another {key} than fold 0: {what}", file=file, hint="predict all folds again")
             map_array(file, (sidecar.rows, sidecar.classes), "its sidecar")
+        _check_folds_csv(folder / "folds.csv", first, table, fold_of)
         members.append(OofMember(name, files, rows, len(table.classes.tokens), sidecars))
     classes, metric = table.classes, members[0].sidecars[0].metric
     return OofData(members, table.targets(), fold_of, classes.tokens, classes.names, classes.sha256, task, metric)
@@ -133,19 +141,21 @@ def _truth(folder: Path, name: str) -> tuple[Table, NDArray[np.int64], str]:
 def _check_same(
     file: Path,
     sidecar: Sidecar,
-    fold: int,
+    member: tuple[str, int],  # name and fold that the file's own name tells of
     table: Table,
     fold_of: NDArray[np.int64],
     expected_sha256: tuple[str, str],
     first: Path,
 ) -> None:
     """Refuse a file whose sidecar tells of other images, classes or folds than the first member's run."""
-    split, ids = expected_sha256
+    (name, fold), (split, ids) = member, expected_sha256
+    if (sidecar.name, sidecar.fold) != (name, fold):
+        what = f"fold {sidecar.fold} of {sidecar.name!r} there, fold {fold} of {name!r} by the file's name"
+        raise UserError(f"its sidecar tells of another file: {what}", file=file, hint="predict_oof.py writes both")
     for what, found, expected in (
         ("class list", sidecar.classes_sha256, table.classes.sha256),
         ("split into folds", sidecar.folds_sha256, split),
         ("list of image ids", sidecar.ids_sha256, ids),
-        ("fold number", str(sidecar.fold), str(fold)),
     ):
         if found != expected:
             differs = "" if what == "class list" else _first_difference(file, table, fold_of)
@@ -154,6 +164,18 @@ def _check_same(
                 file=file,
                 hint="models can be blended when data.folds_seed, num_folds and the label table are the same",
             )
+
+
+def _check_folds_csv(path: Path, first: Path, table: Table, fold_of: NDArray[np.int64]) -> None:
+    """Refuse a folds.csv that was changed: the predictions beside it are of the first member's split."""
+    if not path.is_file() or path.read_bytes() == (first / "folds.csv").read_bytes():
+        return
+    theirs = folds_sha256(table.ids, read_folds_csv(path, table, int(fold_of.max()) + 1))
+    ours = folds_sha256(table.ids, fold_of)
+    if theirs != ours:
+        differs = _first_difference(path, table, fold_of)
+        what = f"was changed after the predictions: {theirs[:12]} there, {ours[:12]} in {first}{differs}"
+        raise UserError(what, file=path, hint="folds.csv of a run stays as training wrote it")
 
 
 def _first_difference(file: Path, table: Table, fold_of: NDArray[np.int64]) -> str:
@@ -179,5 +201,7 @@ def _check_weights(file: Path, sidecar: Sidecar) -> None:
     weights = file.with_suffix(".safetensors")
     if not weights.is_file() or weights.stat().st_mtime_ns <= file.stat().st_mtime_ns:
         return
-    if sha256_file(weights) != sidecar.weights_sha256:
-        raise UserError(f"is older than its weights, {weights}", file=file, hint="predict_oof.py predicts it again")
+    found = sha256_file(weights)
+    if found != sidecar.weights_sha256:
+        what = f"is older than its weights: {sidecar.weights_sha256[:12]} there, {found[:12]} in {weights}"
+        raise UserError(what, file=file, hint="predict_oof.py predicts it again")

@@ -1,10 +1,13 @@
 """Finding what a kernel's inputs hold: weights files by name and hash, the competition's folder by its name."""
 
 import atexit
+import contextlib
+import fcntl
 import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from foldsmith.inference.supervise import decrypted_prefix
 PASSPHRASE = "FOLDSMITH_PASSPHRASE"
 SUFFIX = ".enc"  # of files that `foldsmith encrypt` wrote
 CANT_ENCRYPT = "can't be encrypted:"
+LOCKED_WITHIN = 60.0  # seconds: a younger folder may be one that is about to be locked
 INPUT_ROOTS = (Path("../input"), Path("/kaggle/input"))
 
 
@@ -118,10 +122,25 @@ def _decrypted(path: Path, name: str) -> Path:
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
     passphrase = read_passphrase(path)
+    remove_left_weights(private_folder())
     folder = Path(tempfile.mkdtemp(prefix=decrypted_prefix(os.getpid()), dir=private_folder()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # until this process and its children are gone
     decrypt_file(path, folder / name, passphrase)
     return folder / name
+
+
+def remove_left_weights(folder: Path) -> None:
+    """Remove decrypted weights whose process was killed: nobody holds the lock of their folder any more."""
+    for left in folder.glob(decrypted_prefix("*") + "*"):
+        with contextlib.suppress(OSError):  # another user's, or removed just now
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - left.stat().st_mtime > LOCKED_WITHIN:
+                    shutil.rmtree(left)
+            finally:
+                os.close(handle)
 
 
 def passphrase_here() -> str | None:

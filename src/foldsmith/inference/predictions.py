@@ -96,7 +96,7 @@ def save_predictions(
     """
     names = [member.name for member in ensemble.members[: len(predictions)]]
     for name, probabilities in zip(names, predictions, strict=True):
-        with atomic_path(folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+        with atomic_path(folder / f"{name}.npy", probabilities.nbytes) as temporary, open(temporary, "wb") as file:
             np.lib.format.write_array(file, probabilities, allow_pickle=False)
     sample = submission.sample
     form = Form(

@@ -1,6 +1,7 @@
 """submission.csv: the columns and the row order of sample_submission.csv, ids byte for byte."""
 
 import csv
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -96,12 +97,13 @@ def _write(path: Path, sample: Sheet, id_column: str, columns: Sequence[str], ro
     """
     place = {column: position for position, column in enumerate([id_column, *columns])}
     order = [place[column] for column in sample.columns]
-    with atomic_path(path) as temporary:
+    fields = ([name, *values] for name, values in zip(sample.column(id_column), rows, strict=True))
+    lines = (csv_line([each[position] for position in order], sample.delimiter) for each in fields)
+    first = list(itertools.islice(lines, 100))
+    size = sum(len(line.encode()) for line in first) * len(sample.rows) // max(1, len(first))
+    with atomic_path(path, size) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(csv_line(sample.columns, sample.delimiter))
-            for name, values in zip(sample.column(id_column), rows, strict=True):
-                fields = [name, *values]
-                file.write(csv_line([fields[position] for position in order], sample.delimiter))
+            file.writelines(itertools.chain([csv_line(sample.columns, sample.delimiter)], first, lines))
         _check(temporary, sample, id_column)
 
 

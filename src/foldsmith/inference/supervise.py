@@ -14,7 +14,7 @@ from types import FrameType
 from foldsmith.errors import handle_signals
 
 
-def decrypted_prefix(process: int) -> str:
+def decrypted_prefix(process: int | str) -> str:
     """How the names of a process's folders of decrypted weights begin: who outlives it removes them."""
     return f"foldsmith-weights-{process}-"
 

@@ -58,7 +58,7 @@ def _copy(path: Path, target: Path, encrypt: bool) -> None:
 
         encrypt_file(path, target, read_passphrase(path, CANT_ENCRYPT))
         return
-    with atomic_path(target) as temporary:
+    with atomic_path(target, path.stat().st_size) as temporary:
         shutil.copyfile(path, temporary)
 
 

@@ -1,5 +1,6 @@
 """The arguments of train.py, predict_oof.py and ensemble_inference.py that say where the work is done."""
 
+import os
 from argparse import ArgumentParser, Namespace
 
 from foldsmith.errors import UserError
@@ -14,8 +15,30 @@ def add_launcher(parser: ArgumentParser) -> None:
     group.add_argument("--cpus-per-job", type=float, metavar="N", help="of a Ray task, also its threads; default: 1")
 
 
+def refuse_torchrun(what: str) -> None:
+    """Refuse what each of torchrun's processes would do for itself, into the same files."""
+    if "RANK" not in os.environ:
+        return
+    from foldsmith.training.distributed import under_torchrun
+
+    if under_torchrun():
+        raise UserError(
+            "torchrun's processes only train together: each of them would do all of this",
+            key=what,
+            hint="without torchrun; --launcher ray, or one process on each GPU, spreads folds, weights and images",
+        )
+
+
 def check_launcher(args: Namespace) -> None:
-    """Refuse arguments of Ray without Ray."""
+    """Refuse arguments of Ray without Ray, and with Ray those of this machine."""
+    if args.launcher == "ray":
+        for key, given, hint in (
+            ("--device", getattr(args, "device", None), "--gpus-per-job 0 keeps tasks on the CPU, 1 on a GPU"),
+            ("--profile", getattr(args, "profile", False), "profile a fold on this machine"),
+            ("--parallel-folds", getattr(args, "parallel_folds", 1) != 1, "--gpus-per-job 0.5 lets two share a GPU"),
+        ):
+            if given:
+                raise UserError("goes with --launcher local", key=key, hint=hint)
     for name in ("address", "gpus_per_job", "cpus_per_job"):
         value, key = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and args.launcher != "ray":

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from foldsmith.config import Config
+from foldsmith.data.cache import check_mode
 from foldsmith.errors import UserError
 from foldsmith.inference.ensemble import Elsewhere
 from foldsmith.launch.arguments import check_launcher
 from foldsmith.launch.local import Command, check_per_device, run_queue, slots_of
 from foldsmith.launch.progress import Job, training_job
-from foldsmith.training.distributed import process_group, under_torchrun
+from foldsmith.training.distributed import process_group, processes_here, under_torchrun
 from foldsmith.training.job import FoldJob
 from foldsmith.training.oof import OofWork, open_oof, predict_oof
 from foldsmith.training.run import open_experiment, train_experiment, train_fold
@@ -41,6 +42,7 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
             f"two files make the run {twice[0]!r}", key="--config", hint="an experiment is named by its file"
         )
     if under_torchrun():
+        check_mode(configs, processes_here())
         if args.launcher == "ray" or args.parallel_folds > 1:
             raise UserError("torchrun's processes train one fold together", key="--launcher, --parallel-folds")
         with process_group(device) as own:
@@ -48,6 +50,8 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
         return
     folds = 1 if args.fold is not None else max(config.data.num_folds for config in configs)
     slots = slots_of(device, args.parallel_folds)
+    if args.launcher == "local":
+        check_mode(configs, min(len(slots), folds * len(configs)))
     if args.launcher == "local" and (min(len(slots), folds * len(configs)) == 1 or script is None):
         _one_by_one(configs, args, device)
         return

@@ -7,7 +7,6 @@ checkpoint. All nodes see the working folder, the data and the runs under the sa
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from foldsmith.config import Config
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
@@ -28,12 +27,10 @@ from foldsmith.malloc import keep_freed_memory
 from foldsmith.metrics import Probabilities
 from foldsmith.models.weights import config_of, load_model, read_header
 from foldsmith.training.job import FoldJob
-from foldsmith.training.lock import InUseError
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import open_experiment, train_fold
 
 RETRIES = 5  # times that a task is run again after its worker was lost
-LOST_LOCK = 180.0  # seconds in which a file server forgets the locks of a lost node
 POLL = 1.0  # seconds between two looks at the folds' files
 
 
@@ -115,23 +112,13 @@ def _caught(function: Callable[[], None]) -> _Failure | None:
 
 @ray.remote
 def _train(place: Place, config: Config, output: Path, fold: int) -> _Failure | None:
-    def train(device: torch.device) -> None:
-        with open_experiment(config, output=output, device=device, only_fold=fold) as (job,):
+    def train() -> None:
+        with open_experiment(config, output=output, device=place.enter(), only_fold=fold, retried=True) as (job,):
             node = ray.get_runtime_context().get_node_id()
             job.say(f"on node {node} ({socket.gethostname()}), process {os.getpid()}")
             train_fold(job)
 
-    def wait_and_train() -> None:
-        device, ends = place.enter(), time.monotonic() + LOST_LOCK
-        while True:
-            try:
-                return train(device)
-            except InUseError:
-                if time.monotonic() > ends:
-                    raise
-            time.sleep(POLL)
-
-    return _caught(wait_and_train)
+    return _caught(train)
 
 
 @ray.remote
@@ -188,10 +175,7 @@ def _follow(tasks: Sequence[Any], rows: Sequence[Job]) -> None:
         done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=POLL)
         for task in done:
             row = waiting.pop(task)
-            try:
-                failure = ray.get(task)
-            except RayError as error:
-                failure = _Failure(str(error), 1)
+            failure = _result(task)
             row.state = "finished"
             if failure is not None:
                 row.fail(failure.text, failure.code)
@@ -199,6 +183,21 @@ def _follow(tasks: Sequence[Any], rows: Sequence[Job]) -> None:
             row.state = "running" if row.detail() else row.state
         progress.show()
     progress.raise_failures()
+
+
+def _result(task: Any) -> Any:
+    """What a task gives; a _Failure where it raised what nobody expects, or was lost too often."""
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        return _Failure(str(error), 1)  # with the task's traceback
+    except RayError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+        return _Failure(
+            f"Ray gave the task up, which it runs again up to {RETRIES} times: {reason}\n  hint: a node without memory "
+            "kills its tasks: with more --cpus-per-job it has fewer of them; the same command does what is left",
+            EXIT_ENVIRONMENT,
+        )
 
 
 class ShardedPrediction:
@@ -233,7 +232,7 @@ class ShardedPrediction:
             tasks.append(task.remote(self.place, weights.resolve(), images, there, views, merge))
         parts: list[Probabilities] = []
         bad: dict[int, str] = {}
-        for shard, found in zip(shards, ray.get(tasks), strict=True):
+        for shard, found in zip(shards, map(_result, tasks), strict=True):
             if isinstance(found, _Failure):
                 raise UserError(found.text, code=found.code)
             parts.append(found[0])

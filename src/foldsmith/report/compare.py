@@ -18,7 +18,7 @@ from foldsmith.report.judge import (
     judge,
     oof_data,
     resampled,
-    usual_threshold,
+    usual_decision,
 )
 from foldsmith.report.leaderboard import differing_values
 from foldsmith.report.runs import Run, read_run
@@ -63,8 +63,8 @@ def compare(a: Path, b: Path) -> Comparison:
     for index in range(2):
         judged.append(judge(data, np.eye(2)[index], metric))
         probabilities = blend_of(data, np.eye(2)[index])
-        threshold = usual_threshold(probabilities, data, judged[-1])
-        classes.append(class_table(probabilities, data, metric, threshold))
+        decision = usual_decision(probabilities, data, judged[-1])
+        classes.append(class_table(probabilities, data, metric, decision))
     scores = resampled(judged, data.targets)
     return Comparison(runs, (judged[0], judged[1]), scores[1] - scores[0], (classes[0], classes[1]), data.names)
 
@@ -86,18 +86,25 @@ def _keys(differing: dict[str, dict[str, object]]) -> list[str]:
 
 
 def _scores(found: Comparison) -> list[str]:
-    metric, (first, second) = found.judged[0].metric, found.judged
+    metric, (first, second), (a, b) = found.judged[0].metric, found.judged, (run.name for run in found.runs)
     low, high = interval(found.drawn)
     sign = 1 if metric.larger_is_better else -1
     wins = float((sign * found.drawn > ROUNDING).mean())
-    verdict = "not clear: the interval holds 0" if low <= 0 <= high else "clear: the interval does not hold 0"
-    return [
-        f"{metric.name} at the best threshold       {first.score:.5f}  ->  {second.score:.5f}",
-        f"{metric.name} held out                    {first.nested:.5f}  ->  {second.nested:.5f}",
-        f"difference held out              {found.gain:+.5f}, 95 % of {len(found.drawn)} paired resamples "
-        f"{low:+.5f} .. {high:+.5f}",
-        f"{found.runs[1].name} is better in {wins:.1%} of the resamples; {verdict}",
+    if low <= 0 <= high:
+        verdict = "not clear which is better: the interval holds 0"
+    else:
+        verdict = f"{b if sign * low > 0 else a} is clearly better: the interval does not hold 0"
+    better = "larger" if metric.larger_is_better else "smaller"
+    lines = [
+        f"{metric.name}, the {better} the better",
+        f"{'out of fold':<34} {first.score:.5f}  ->  {second.score:.5f}",
     ]
+    kind = "held out" if metric.thresholded else "out of fold"  # the first score's threshold was fitted to its images
+    if metric.thresholded:
+        lines.append(f"{kind:<34} {first.nested:.5f}  ->  {second.nested:.5f}")
+    of_resamples = f"95 % of {len(found.drawn)} paired resamples {low:+.5f} .. {high:+.5f}"
+    lines.append(f"{f'{kind}, {b} minus {a}':<34} {found.gain:+.5f}, {of_resamples}")
+    return [*lines, f"{b} is better in {wins:.1%} of the resamples; {verdict}"]
 
 
 def _winners(found: Comparison, shown: int) -> list[str]:

@@ -29,6 +29,19 @@ class Judged:
     values: Probabilities | None  # else: the probabilities less the threshold of their fold
 
 
+@dataclass(frozen=True)
+class Decision:
+    """How labels are decided: the arguments of `metrics.decide`, which inference calls with the ensemble file's."""
+
+    threshold: float | list[float] | None
+    min_labels: int = 0
+    max_labels: int | None = None
+
+    def labels(self, probabilities: Probabilities) -> Targets:
+        """The labels that are predicted, bool (images, classes)."""
+        return decide(probabilities, self.threshold, self.min_labels, self.max_labels)
+
+
 def oof_data(runs: Sequence[Run]) -> OofData:
     """The OOF files of some runs, proved to be of the same images, classes and folds."""
     return load_members([run.oof for run in runs])
@@ -42,8 +55,13 @@ def weights_in(ensemble: Ensemble, data: OofData) -> NDArray[np.float64]:
     """The weight of every member of the data in an ensemble.
 
     Raises:
-        UserError: the ensemble has a member that is not in the data, or of other weights than its OOF files are of.
+        UserError: the ensemble has a member that is not in the data, or of other weights than its OOF files are of;
+            or it is of other classes.
     """
+    if ensemble.classes_sha256 != data.classes_sha256:
+        raise UserError("it is of another class list")
+    if isinstance(ensemble.threshold, list) and len(ensemble.threshold) != len(data.classes):
+        raise UserError(f"it has {len(ensemble.threshold)} thresholds for {len(data.classes)} classes")
     of_name = {member.name: member for member in ensemble.members}
     names = [member.name for member in data.members]
     if missing := sorted(set(of_name) - set(names)):
@@ -56,8 +74,25 @@ def weights_in(ensemble: Ensemble, data: OofData) -> NDArray[np.float64]:
 
 
 def blend_of(data: OofData, weights: NDArray[np.float64]) -> Probabilities:
-    """A blend's OOF probabilities as inference sums them, (images, classes)."""
+    """A blend's OOF probabilities as inference sums them, (images, classes); members in the order of the data."""
     return Problem(data, find_metric(data.metric, data.task), None, None, Point(weights, None, 0.0)).blend(weights)
+
+
+def blend_in_order(ensemble: Ensemble, data: OofData) -> Probabilities:
+    """An ensemble's OOF probabilities, summed in the order of its file: another order rounds differently."""
+    member_of = {member.name: member for member in data.members}
+    ordered = replace(data, members=[member_of[member.name] for member in ensemble.members])
+    return blend_of(ordered, np.array([member.weight for member in ensemble.members]))
+
+
+def decided_score(probabilities: Probabilities, targets: Targets, metric: Metric, decision: Decision) -> float:
+    """The score of what is decided; of metrics that have no threshold, that of the probabilities."""
+    if not metric.thresholded:
+        return metric.score(probabilities, targets)
+    predicted = decision.labels(probabilities)
+    if metric.by_class:
+        predicted, targets = predicted.T, targets.T
+    return float(image_fbeta(predicted, targets, metric.beta).mean())
 
 
 def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged:
@@ -90,6 +125,9 @@ def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged
 
 def _judge_dense(probabilities: Probabilities, data: OofData, metric: Metric) -> Judged:
     best, targets, values = metric.best(probabilities, data.targets), data.targets, probabilities.copy()
+    rows = metric.of_images(probabilities, targets)
+    if rows is not None:
+        return Judged(metric, best.score, None, best.score, rows, None)
     for fold in range(data.fold_of.max() + 1):
         inside = data.fold_of == fold
         fitted = metric.best(probabilities[~inside], targets[~inside]).threshold
@@ -143,20 +181,22 @@ class ClassTable:
         return fbeta_of_counts(self.hits, self.images, self.predicted, self.beta)
 
 
-def usual_threshold(probabilities: Probabilities, data: OofData, judged: Judged) -> float | None:
-    """The threshold at which labels are decided: the metric's, else that of F2; None where the top class counts."""
+def usual_decision(probabilities: Probabilities, data: OofData, judged: Judged) -> Decision:
+    """The joint threshold that is the metric's best, else F2's; where an image has one label, the top class."""
     if data.task == "multiclass":
-        return None
-    return judged.threshold if judged.threshold is not None else best_fbeta(probabilities, data.targets).threshold
+        return Decision(None)
+    if judged.threshold is not None:
+        return Decision(judged.threshold)
+    return Decision(best_fbeta(probabilities, data.targets).threshold)
 
 
-def class_table(probabilities: Probabilities, data: OofData, metric: Metric, threshold: float | None) -> ClassTable:
-    """Every class at the joint threshold (None: the top class), and at the threshold that is best for it alone."""
-    predicted, targets = decide(probabilities, threshold), data.targets
+def class_table(probabilities: Probabilities, data: OofData, metric: Metric, decision: Decision) -> ClassTable:
+    """Every class as it is decided, and at the threshold that is best for it alone."""
+    predicted, targets = decision.labels(probabilities), data.targets
     beta = metric.beta if metric.thresholded else 2.0 if data.task == "multilabel" else 1.0
     images = np.count_nonzero(targets, axis=0)
     thresholds, scores = np.full(len(images), np.nan), np.full(len(images), np.nan)
-    if threshold is not None:
+    if decision.threshold is not None:
         for index in np.flatnonzero(images):
             # One row, the class: its mean over "images" is the class's own F-beta.
             best = best_fbeta(probabilities[:, [index]].T, targets[:, [index]].T, beta)

@@ -1,7 +1,8 @@
 """The table of experiments and blends: score with interval, held-out score, time, and which keys differ."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from foldsmith.training.folder import flat_keys
 # Of no interest when experiments are compared: where things lie.
 PLACES = ("data.root", "data.train_csv", "data.train_dir", "data.test_dir", "data.labels_csv", "data.sample_submission")
 
+HEADINGS = ["", "experiment", "metric", "score", "held out", "95 %", "validation", "threshold", "epochs", "time"]
+HEADINGS += ["train/s", "predict/s", "differs in"]
+WAITING = "\nnot predicted yet: no place; by validation score, that of the best epochs at their own best thresholds"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -24,23 +29,31 @@ class Line:
     name: str
     kind: str  # "experiment", "blend"
     metric: str
-    score: float | None  # OOF at its best threshold; before prediction the mean of the folds' best epochs
-    low: float | None  # 95 % of the resamples of the held-out score
-    high: float | None
-    nested: float | None  # held out: the threshold (and weights) fitted without the fold
-    threshold: float | None
-    folds: str  # "3/5 trained", "5/5"
-    epochs: float | None  # of a fold, their mean
-    seconds: float | None  # of training and validation, all folds
-    train_speed: float | None  # images a second, the median of the epochs
-    predict_speed: float | None  # images a second of a fold with all views
-    device: str
-    differs: dict[str, Any]  # keys whose values are not the same in all experiments
-    larger_is_better: bool = True
+    larger_is_better: bool
+    folds: str  # "5/5"; "4/5 begun, 3/5 predicted"; "3 members"
+    place: int | None = None  # among the models of the same metric that have an out-of-fold score
+    score: float | None = None  # out of fold: of OOF predictions, at the threshold that is best for all of them
+    nested: float | None = None  # held out: the threshold (and weights) fitted without the fold
+    low: float | None = None  # 95 % of the resamples of the held-out score
+    high: float | None = None
+    validation_score: float | None = None  # of the best epochs, each at its own threshold; the folds' mean
+    threshold: float | list[float] | None = None
+    min_labels: int = 0  # of an image
+    max_labels: int | None = None
+    epochs: float | None = None  # of a fold, their mean
+    seconds: float | None = None  # of training and validation, all folds; of a blend, all members
+    train_speed: float | None = None  # images a second, the median of the epochs; a blend is not trained
+    predict_speed: float | None = None  # images a second of a fold with all views; of a blend, of a fold of each member
+    device: str = ""
+    differs: dict[str, Any] = field(default_factory=dict)  # keys whose values are not the same in all experiments
+    weights: dict[str, float] = field(default_factory=dict)  # of a blend's members
 
 
 def leaderboard(found: Found, judged: Mapping[str, Judged], targets: Mapping[str, Any]) -> list[Line]:
-    """A line for every experiment and ensemble, the best first.
+    """A line for every experiment and ensemble.
+
+    By metric, the best out-of-fold score first; then those that are not predicted yet, the best validation score
+    first: they have no place, for such a score is that of the best of many epochs at the best of many thresholds.
 
     Args:
         judged: by the name of the experiment, those whose OOF files are complete.
@@ -49,12 +62,20 @@ def leaderboard(found: Found, judged: Mapping[str, Judged], targets: Mapping[str
     differing = differing_values(list(found.runs.values()))
     lines = [_experiment(run, judged.get(name), targets.get(name), differing[name]) for name, run in found.runs.items()]
     lines += [_blend(name, ensemble, found) for name, ensemble in found.ensembles.items()]
-    return sorted(lines, key=_rank)
+    lines.sort(key=_rank)
+    places: Counter[str] = Counter()
+    for number, line in enumerate(lines):
+        if line.score is not None:
+            places[line.metric] += 1
+            lines[number] = replace(line, place=places[line.metric])
+    return lines
 
 
 def _rank(line: Line) -> tuple[bool, str, float]:
-    comparable = line.score if line.score is not None else -np.inf if line.larger_is_better else np.inf
-    return line.low is None, line.metric, -comparable if line.larger_is_better else comparable
+    score = line.validation_score if line.score is None else line.score
+    if score is None:
+        return True, line.metric, np.inf
+    return line.score is None, line.metric, -score if line.larger_is_better else score
 
 
 def _experiment(run: Run, judged: Judged | None, targets: Any, differs: dict[str, Any]) -> Line:
@@ -69,19 +90,20 @@ def _experiment(run: Run, judged: Judged | None, targets: Any, differs: dict[str
         name=run.name,
         kind="experiment",
         metric=metric.name,
-        score=judged.score if judged else _validation_score(run, metric.larger_is_better),
+        larger_is_better=metric.larger_is_better,
+        folds=f"{folds}/{folds}" if judged else f"{trained}/{folds} begun, {len(sidecars)}/{folds} predicted",
+        score=judged.score if judged else None,
+        nested=judged.nested if judged else None,
         low=low,
         high=high,
-        nested=judged.nested if judged else None,
+        validation_score=_validation_score(run, metric.larger_is_better),
         threshold=judged.threshold if judged else None,
-        folds=f"{folds}/{folds}" if judged else f"{trained}/{folds} begun, {len(sidecars)}/{folds} predicted",
         epochs=float(np.mean([len(rows) for rows in run.metrics.values()])) if run.metrics else None,
-        seconds=sum(row.get("train_seconds", 0) + row.get("valid_seconds", 0) for row in timings) or None,
+        seconds=_seconds(run),
         train_speed=float(np.median(speeds)) if speeds else None,
         predict_speed=float(np.median(predicted)) if predicted else None,
         device=str(sidecars[0].speed.get("device", "")) if sidecars else "",
         differs=differs,
-        larger_is_better=metric.larger_is_better,
     )
 
 
@@ -92,41 +114,43 @@ def _sidecars(run: Run) -> list[Any]:
         return []
 
 
+def _seconds(run: Run) -> float | None:
+    """Of training and validation, all folds."""
+    timings = [row for rows in run.timings.values() for row in rows]
+    return sum(row.get("train_seconds", 0) + row.get("valid_seconds", 0) for row in timings) or None
+
+
 def _validation_score(run: Run, larger_is_better: bool) -> float | None:
-    """The mean over folds of the best epoch's score."""
-    best = max if larger_is_better else min
-    name = run.config.metric
-    scores = [
-        best(row[name] for row in rows if name in row)
-        for rows in run.metrics.values()
-        if any(name in row for row in rows)
-    ]
+    """The mean over folds of the best epoch's score; of the last stage's epochs, whose best gives the weights."""
+    best, name = max if larger_is_better else min, run.config.metric
+    scores = []
+    for rows in run.metrics.values():
+        last = rows[-1].get("stage")
+        if of_stage := [row[name] for row in rows if name in row and row.get("stage") == last]:
+            scores.append(best(of_stage))
     return float(np.mean(scores)) if scores else None
 
 
 def _blend(name: str, ensemble: Ensemble, found: Found) -> Line:
     low, high = ensemble.score_interval or (None, None)
-    members = [found.runs[member.name] for member in ensemble.members if member.name in found.runs]
+    times = [_seconds(found.runs[each.name]) if each.name in found.runs else None for each in ensemble.members]
     speeds = [member.images_per_second for member in ensemble.members]
-    together = None if None in speeds else 1 / sum(1 / speed for speed in speeds if speed)
-    timings = [row for run in members for rows in run.timings.values() for row in rows]
     return Line(
         name=name,
         kind="blend",
         metric=ensemble.metric,
+        larger_is_better=find_metric(ensemble.metric, ensemble.task).larger_is_better,
+        folds=f"{len(ensemble.members)} members",
         score=ensemble.score,
+        nested=ensemble.nested_score,
         low=low,
         high=high,
-        nested=ensemble.nested_score,
-        threshold=ensemble.threshold if isinstance(ensemble.threshold, float) else None,
-        folds=f"{len(ensemble.members)} members",
-        epochs=None,
-        seconds=sum(row.get("train_seconds", 0) + row.get("valid_seconds", 0) for row in timings) or None,
-        train_speed=None,
-        predict_speed=together,
-        device="",
-        differs={member.name: round(member.weight, 4) for member in ensemble.members},
-        larger_is_better=find_metric(ensemble.metric, ensemble.task).larger_is_better,
+        threshold=ensemble.threshold,
+        min_labels=ensemble.min_labels,
+        max_labels=ensemble.max_labels,
+        seconds=sum(time for time in times if time) if all(times) else None,
+        predict_speed=1 / sum(1 / speed for speed in speeds if speed) if all(speeds) else None,
+        weights={member.name: member.weight for member in ensemble.members},
     )
 
 
@@ -139,34 +163,42 @@ def differing_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def as_text(lines: Sequence[Line]) -> str:
-    """The leaderboard for the terminal."""
-    rows = [["", "experiment", "metric", "score", "95 %", "held out", "epochs", "time", "train/s", "predict/s", ""]]
-    for place, line in enumerate(lines, start=1):
-        spread = "" if line.low is None or line.high is None else f"{line.low:.4f} .. {line.high:.4f}"
-        rows.append(
-            [
-                str(place),
-                line.name,
-                line.metric,
-                _number(line.score, ".4f"),
-                spread,
-                _number(line.nested, ".4f"),
-                _number(line.epochs, "g"),
-                _duration(line.seconds),
-                _number(line.train_speed, ".0f"),
-                _number(line.predict_speed, ".0f"),
-                _words(line),
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = {1, 2, len(widths) - 1}
-    return "\n".join(
+    """The leaderboard for the terminal: the ranked models, then those that are not predicted yet."""
+    ranked = [line for line in lines if line.score is not None]
+    waiting = [line for line in lines if line.score is None]
+    rows = [HEADINGS, *map(_cells, (*ranked, *waiting))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    left = {HEADINGS.index(heading) for heading in ("experiment", "metric")} | {len(widths) - 1}
+    table = [
         "  ".join(
             text.ljust(width) if column in left else text.rjust(width)
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
-    )
+    ]
+    if waiting:
+        table.insert(len(ranked) + 1, WAITING if ranked else WAITING.lstrip("\n"))
+    return "\n".join(table)
+
+
+def _cells(line: Line) -> list[str]:
+    limits = [f"at least {line.min_labels}"] if line.min_labels else []
+    limits += [] if line.max_labels is None else [f"at most {line.max_labels}"]
+    return [
+        "-" if line.place is None else str(line.place),
+        line.name,
+        line.metric,
+        _number(line.score, ".4f"),
+        _number(line.nested, ".4f"),
+        "-" if line.low is None or line.high is None else f"{line.low:.4f} .. {line.high:.4f}",
+        _number(line.validation_score, ".4f"),
+        ", ".join([_number(line.threshold, ".4f"), *limits]),
+        _number(line.epochs, "g"),
+        _duration(line.seconds),
+        _number(line.train_speed, ".0f"),
+        _number(line.predict_speed, ".0f"),
+        _words(line),
+    ]
 
 
 def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -175,11 +207,15 @@ def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def _words(line: Line) -> str:
+    if line.kind == "blend":
+        return "  ".join(f"{name}={weight:.4f}" for name, weight in line.weights.items())
     differs = "  ".join(f"{key}={value}" for key, value in line.differs.items())
-    return differs if line.low is not None or line.kind == "blend" else f"{line.folds}  {differs}"
+    return differs if line.score is not None else f"{line.folds}  {differs}"
 
 
-def _number(value: float | None, form: str) -> str:
+def _number(value: float | list[float] | None, form: str) -> str:
+    if isinstance(value, list):
+        return "by class"
     return "-" if value is None else format(value, form)
 
 

@@ -29,13 +29,14 @@ from foldsmith.files import write_text
 from foldsmith.metrics import Probabilities, Targets
 
 ROWS = 4096  # that are looked at together
+KINDS = ("missing", "wrong")
 
 
 @dataclass(frozen=True)
 class Issue:
     """One label of one image. `row` and `column` count in the label table and the class list."""
 
-    kind: str  # "missing", "wrong"
+    kind: str  # of KINDS
     row: int
     column: int
     probability: float

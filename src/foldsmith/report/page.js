@@ -1,217 +1,47 @@
-"use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page");
 page.replaceChildren();
-
-// ---- building blocks: all text goes through textContent, so names are never markup
-function el(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key === "text") node.textContent = value;
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null));
-  return node;
-}
-function svg(name, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-const fixed = (digits) => (value) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-const whole = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
-const plain = (value) => (value === null || value === undefined ? "–" : String(value));
-const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(1) + " %");
-function duration(seconds) {
-  if (seconds === null) return "–";
-  if (seconds < 120) return `${Math.round(seconds)} s`;
-  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-}
-const color = (index) => `var(--c${index % 8})`;
-const dashed = (index) => index % 16 >= 8;
 
 function section(id, title, about, ...children) {
   page.append(el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title`, text: title }),
     about ? el("p", { class: "about", text: about }) : null, ...children));
   document.getElementById("sections").append(el("a", { href: `#${id}`, text: title }));
 }
-function choice(label, names, change) {
-  const select = el("select", {}, ...names.map((name) => el("option", { value: name, text: name })));
-  select.addEventListener("change", () => change(select.value));
-  return el("label", {}, label, select);
-}
-
-// ---- tables: a click or Enter on a heading sorts; empty cells stay last in both directions
-function table(caption, columns, rows, { sort = null, filter = null, head = 0 } = {}) {
-  const body = el("tbody");
-  const count = el("span", { class: "count", role: "status" });
-  const headings = columns.map((column, index) => {
-    const button = el("button", { type: "button", text: column.title, title: column.help || null });
-    const cell = el("th", { scope: "col", class: column.number ? "num" : null, "aria-sort": "none" }, button);
-    button.addEventListener("click", () => order(index));
-    return cell;
-  });
-  let sorted = null, down = false, words = "";
-  const lines = rows.map((row) => {
-    const cells = columns.map((column, index) => {
-      const value = row[column.key];
-      const cell = el(index === head ? "th" : "td", { scope: index === head ? "row" : null,
-        class: [column.number ? "num" : "", column.wide ? "wide" : ""].join(" ").trim() || null });
-      const shown = column.show ? column.show(value, row) : plain(value);
-      cell.append(shown);
-      if (index === head) cell.title = plain(value);
-      return cell;
-    });
-    const text = columns.filter((column) => !column.number).map((column) => plain(row[column.key])).join(" ").toLowerCase();
-    return { row, node: el("tr", {}, ...cells), text };
-  });
-  function order(index, first) {
-    const column = columns[index];
-    down = first !== undefined ? first : sorted === index ? !down : Boolean(column.number);
-    sorted = index;
-    headings.forEach((cell, at) => cell.setAttribute("aria-sort", at === index ? (down ? "descending" : "ascending") : "none"));
-    const empty = (value) => value === null || value === undefined || value === "";
-    lines.sort((a, b) => {
-      const x = a.row[column.key], y = b.row[column.key];
-      if (empty(x) || empty(y)) return empty(x) - empty(y);
-      const less = column.number ? x - y : String(x).localeCompare(String(y), "en", { numeric: true });
-      return down ? -less : less;
-    });
-    draw();
-  }
-  function draw() {
-    const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = lines.filter((line) => wanted.every((word) => line.text.includes(word)));
-    body.replaceChildren(...shown.map((line) => line.node));
-    count.textContent = `${shown.length} of ${lines.length}`;
-  }
-  const tools = [];
-  if (filter) {
-    const input = el("input", { type: "search", placeholder: filter, "aria-label": filter });
-    input.addEventListener("input", () => { words = input.value; draw(); });
-    tools.push(el("div", { class: "tools" }, input, count));
-  }
-  if (sort) order(columns.findIndex((column) => column.key === sort.key), sort.down);
-  else draw();
-  const frame = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", {}, el("thead", {}, el("tr", {}, ...headings)), body));
-  return el("div", {}, ...tools, frame);
-}
-
-// ---- charts
-function ticks(low, high, most) {
-  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough);
-  const found = [];
-  for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(Number(at.toPrecision(10)));
-  return found;
-}
-function lineChart(title, xTitle, series, { rules = [], wholeX = false, digits = 4 } = {}) {
-  const narrow = window.innerWidth < 600; // letters keep their size: the drawing has fewer units instead
-  const [width, height, left, right, top, bottom] = [narrow ? 330 : 460, narrow ? 230 : 260, 46, 12, 10, 34];
-  const lines = series.map((each) => ({ ...each, points: each.x.map((x, i) => [x, each.y[i]]).filter(([, y]) => Number.isFinite(y)) }))
-    .filter((each) => each.points.length);
-  const all = lines.flatMap((each) => each.points);
-  if (!all.length) return el("figure", {}, el("figcaption", { text: `${title}: no values` }));
-  const xs = all.map(([x]) => x), ys = all.map(([, y]) => y);
-  let [x0, x1, y0, y1] = [xs, ys].flatMap((each) => [each.reduce((a, b) => Math.min(a, b)), each.reduce((a, b) => Math.max(a, b))]);
-  if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
-  const margin = (y1 - y0) * 0.06 || Math.abs(y1) * 0.1 || 0.1;
-  y0 -= margin; y1 += margin;
-  const px = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - right);
-  const py = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - top - bottom);
-  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
-  for (const y of ticks(y0, y1, 5)) {
-    root.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: py(y), y2: py(y) }),
-      svg("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end" }, String(y)));
-  }
-  for (const x of ticks(x0, x1, 7).filter((each) => !wholeX || Number.isInteger(each)))
-    root.append(svg("text", { x: px(x), y: height - bottom + 16, "text-anchor": "middle" }, String(x)));
-  root.append(svg("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, xTitle));
-  for (const x of rules.filter((each) => each >= x0 && each <= x1))
-    root.append(svg("line", { class: "rule", x1: px(x), x2: px(x), y1: top, y2: height - bottom }));
-  for (const each of lines) {
-    const style = `stroke:${each.color};${each.dashed ? "stroke-dasharray:6 4" : ""}`;
-    if (each.points.length === 1) root.append(svg("circle", { cx: px(each.points[0][0]), cy: py(each.points[0][1]), r: 4, style: `fill:${each.color}` }));
-    else root.append(svg("polyline", { class: "line", style, points: each.points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" ") }));
-  }
-  const dot = svg("circle", { r: 4, visibility: "hidden" });
-  root.append(dot);
-  const read = el("div", { class: "read" });
-  root.addEventListener("pointermove", (event) => {
-    const box = root.getBoundingClientRect(), scale = width / box.width;
-    const [mx, my] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-    let near = null;
-    for (const each of lines) for (const [x, y] of each.points) {
-      const far = (px(x) - mx) ** 2 + (py(y) - my) ** 2;
-      if (!near || far < near.far) near = { far, x, y, each };
-    }
-    dot.setAttribute("cx", px(near.x)); dot.setAttribute("cy", py(near.y));
-    dot.setAttribute("style", `fill:${near.each.color}`); dot.setAttribute("visibility", "visible");
-    read.textContent = `${near.each.name}: ${near.y.toFixed(digits)} at ${xTitle} ${Number(near.x.toFixed(4))}`;
-  });
-  const legend = lines.length > 1 ? el("div", { class: "legend" }, ...lines.map((each) =>
-    el("span", {}, el("i", { style: `color:${each.color}`, class: each.dashed ? "dashed" : null }), each.name))) : null;
-  return el("figure", {}, el("figcaption", { text: title }), root, legend, read);
-}
-function heatMap(names, matrix) {
-  const cell = names.length > 14 ? 30 : 52, label = Math.min(170, 12 + 7 * Math.max(...names.map((name) => name.length)));
-  const size = cell * names.length, off = matrix.flatMap((row, i) => row.filter((_, j) => i !== j));
-  const least = Math.min(...off);
-  const root = svg("svg", { viewBox: `0 0 ${label + size + 4} ${size + 26}`, role: "img", "aria-label": "correlation of the members",
-    style: `max-width:${label + size + 4}px` });
-  const short = (name, most) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
-  names.forEach((name, i) => {
-    const text = svg("text", { x: label - 8, y: i * cell + cell / 2 + 4, "text-anchor": "end" }, short(name, 22));
-    text.append(svg("title", {}, name));
-    root.append(text, svg("text", { x: label + i * cell + cell / 2, y: size + 16, "text-anchor": "middle" }, String(i + 1)));
-    names.forEach((other, j) => {
-      const value = matrix[i][j], strength = i === j ? 1 : least < 1 ? (value - least) / (1 - least) : 1;
-      const box = svg("rect", { x: label + j * cell + 1, y: i * cell + 1, width: cell - 2, height: cell - 2, rx: 4,
-        style: `fill:var(--c0);fill-opacity:${(0.08 + 0.62 * strength).toFixed(3)}` });
-      box.append(svg("title", {}, `${name} and ${other}: ${value.toFixed(4)}`));
-      root.append(box);
-      if (names.length <= 14) root.append(svg("text", { x: label + j * cell + cell / 2, y: i * cell + cell / 2 + 4,
-        "text-anchor": "middle", style: "fill:var(--ink);pointer-events:none" }, value.toFixed(2)));
-    });
-  });
-  return el("figure", {}, el("figcaption", { text: "Correlation of out-of-fold probabilities; columns are numbered like the rows" }), root);
-}
-
-// ---- sections
-function meter(value, digits = 4) {
-  if (value === null) return "–";
-  const bar = el("i");
-  bar.style.width = `${100 * Math.max(0, Math.min(1, value))}%`;
-  return el("span", {}, value.toFixed(digits), el("span", { class: "meter", "aria-hidden": "true" }, bar));
-}
-function tags(texts, kind = "") {
-  return el("span", {}, ...texts.map((text) => el("span", { class: `tag ${kind}`, text })));
-}
 function showLeaderboard() {
-  const metrics = new Set(data.leaderboard.map((line) => line.metric));
-  const rows = data.leaderboard.map((line, index) => ({ ...line, place: index + 1,
-    spread: line.low === null ? null : `${line.low.toFixed(4)} … ${line.high.toFixed(4)}`,
-    words: Object.entries(line.differs).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`) }));
+  const metrics = new Set(data.leaderboard.map((line) => line.metric)), split = data.leaderboard.some((line) => line.score === null);
+  const rows = data.leaderboard.map((line) => ({ ...line,
+    threshold: Array.isArray(line.threshold) ? null : line.threshold, byClass: Array.isArray(line.threshold),
+    words: line.kind === "blend" ? Object.entries(line.weights).map(([name, weight]) => `${name} × ${weight.toFixed(3)}`)
+      : Object.entries(line.differs).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`) }));
   section("leaderboard", "Leaderboard",
-    "Scores are out of fold, at the threshold that is best for all folds. Held out: each fold at the threshold (and, of a blend, the weights) fitted to the other folds; its interval holds 95 % of the resamples of the images.",
+    "Score: out of fold, at the threshold that is best for all folds. Held out: each fold at the threshold (and, of a blend, the weights) fitted to the other folds; its interval holds 95 % of the resamples of the images. "
+    + "Validation: the mean of the folds' best epochs, each at its own best threshold: optimistic."
+    + (split ? " What has no out-of-fold score is not predicted yet: it has no place, and stands below, by its validation score." : ""),
     ...data.notes.map((text) => el("p", { class: "note", text })),
     table("Leaderboard", [
       { key: "name", title: "Experiment" },
-      { key: "place", title: "#", number: true, show: plain },
+      { key: "place", title: "#", number: true, rising: true, show: plain, help: "by score, among the models of the same metric" },
       ...(metrics.size > 1 ? [{ key: "metric", title: "Metric" }] : []),
-      { key: "score", title: metrics.size > 1 ? "Score" : [...metrics][0], number: true, show: fixed(4) },
-      { key: "nested", title: "Held out", number: true, show: fixed(4) },
-      { key: "spread", title: "95 % interval", show: plain },
-      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value) },
-      { key: "threshold", title: "Threshold", number: true, show: fixed(4) },
+      { key: "score", title: metrics.size > 1 ? "Score" : `Score (${[...metrics][0]})`, number: true, show: fixed(4), help: "out of fold" },
+      { key: "nested", title: "Held out", number: true, show: heldOut, help: "and what holds 95 % of the resamples" },
+      { key: "validation_score", title: "Validation", number: true, show: fixed(4), help: "mean of the folds' best epochs" },
+      { key: "threshold", title: "Threshold", number: true, show: (value, row) => el("span", {}, row.byClass ? "by class" : fixed(4)(value),
+        limits(row) ? el("span", { class: "spread", text: limits(row) }) : null) },
       { key: "epochs", title: "Epochs", number: true, show: (v) => (v === null ? "–" : String(Number(v.toFixed(1)))), help: "of a fold, their mean" },
-      { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds" },
-      { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training" },
-      { key: "predict_speed", title: "Predict/s", number: true, show: whole, help: "images a second of one fold with all its views" },
-      { key: "folds", title: "Folds" },
-    ], rows, { sort: { key: "place", down: false }, filter: "Filter by name, metric or config key" }));
+      { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds; of a blend, of all its members" },
+      { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training; a blend is not trained" },
+      { key: "predict_speed", title: "Predict/s", number: true, show: whole, help: "images a second of one fold with all its views; of a blend, of one fold of each member" },
+      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value), help: "keys that are not the same in all; of a blend, its members and their weights" },
+      ...(split ? [{ key: "folds", title: "Folds" }] : []),
+    ], rows, { filter: "Filter by name, metric or config key" }));
+}
+function heldOut(value, line) {
+  const spread = line.low === null ? null : el("span", { class: "spread", text: `${line.low.toFixed(4)} … ${line.high.toFixed(4)}` });
+  return el("span", {}, fixed(4)(value), spread);
+}
+// How many labels an image gets, in words; empty: as many as exceed their thresholds.
+function limits({ min_labels: least, max_labels: most }) {
+  return [least ? `at least ${least}` : "", most === null ? "" : `at most ${most}`].filter(Boolean).join(", ");
 }
 function showCurves() {
   if (!data.curves.length) return;
@@ -230,15 +60,19 @@ function showCurves() {
   draw(names[0]);
 }
 function showThresholds() {
-  const sweeps = data.groups.flatMap((group) => group.sweeps).filter(Boolean);
+  const sweeps = data.groups.flatMap((group) => group.sweeps);
   if (!sweeps.length) return;
-  const metrics = [...new Set(sweeps.map((each) => each.metric))];
+  const most = 8, place = el("div", { class: "charts" });
+  const draw = (all) => place.replaceChildren(...[...new Set(sweeps.map((each) => each.metric))].map((metric) => {
+    const own = sweeps.filter((each) => each.metric === metric).map((each) => ({ ...each, best: Math.max(...each.y) }));
+    own.sort((a, b) => b.best - a.best);
+    return lineChart(metric, "threshold", own.slice(0, all ? own.length : most).map((each, i) => ({ ...each, color: color(i), dashed: dashed(i) })),
+      { rules: own.length === 1 ? [own[0].threshold] : [] });
+  }));
+  const choices = [`the best ${most}`, `all ${sweeps.length}`];
   section("threshold", "Score against threshold", "A flat top means that the exact threshold matters little; a narrow one that it does.",
-    el("div", { class: "charts" }, ...metrics.map((metric) => {
-      const own = sweeps.filter((each) => each.metric === metric);
-      return lineChart(metric, "threshold", own.map((each, i) => ({ ...each, color: color(i), dashed: dashed(i) })),
-        { rules: own.length === 1 ? [own[0].threshold] : [] });
-    })));
+    sweeps.length > most ? el("div", { class: "tools" }, choice("Models", choices, (chosen) => draw(chosen === choices[1]))) : null, place);
+  draw(false);
 }
 function showMembers() {
   const groups = data.groups.filter((group) => group.members.length > 1);
@@ -252,38 +86,43 @@ function showMembers() {
       table("Members", [{ key: "name", title: "Member" }, { key: "number", title: "#", number: true, show: plain }, ...blends,
         { key: "mean", title: "Mean correlation", number: true, show: fixed(3) }], rows, { sort: { key: "number", down: false } }));
   });
-  section("members", "Members", "The less alike two members are, the more a blend of them can gain.", ...parts);
+  section("members", "Members", "The less alike two members are, the more a blend of them can gain. Of large data, the correlation is that of the probabilities that can come above a threshold.", ...parts);
 }
 function showClasses() {
   const names = Object.keys(data.classes);
   if (!names.length) return;
   const place = el("div");
   const draw = (name) => {
-    const { beta, threshold, columns } = data.classes[name];
+    const { beta, metric, score: total, threshold, columns } = data.classes[name];
     const score = `F${beta}`;
     const rows = columns.name.map((_, i) => Object.fromEntries(Object.entries(columns).map(([key, values]) => [key, values[i]])));
-    place.replaceChildren(el("p", { class: "about", text: threshold === null ? "Each image has its most probable class." : `Labels are predicted above ${threshold.toFixed(4)}. The last two columns say what each class alone could reach with a threshold of its own, fitted to the same images.` }),
+    const range = limits(data.classes[name]);
+    const rule = threshold === null ? "Each image has its most probable class."
+      : `Labels are predicted above ${Array.isArray(threshold) ? "a threshold of each class's own" : threshold.toFixed(4)}${range ? `, ${range} an image` : ""}. Best threshold: what would be best for the class alone, fitted to the same images, and so optimistic.`;
+    place.replaceChildren(el("p", { class: "about", text: `${metric} ${total.toFixed(4)}. ${rule}` }),
       table("Classes", [
-        { key: "name", title: "Class" }, { key: "token", title: "Label" },
+        { key: "name", title: "Class" },
         { key: "images", title: "Images", number: true, show: whole },
         { key: "predicted", title: "Predicted", number: true, show: whole },
         { key: "precision", title: "Precision", number: true, show: fixed(3) },
         { key: "recall", title: "Recall", number: true, show: fixed(3) },
         { key: "score", title: score, number: true, show: (value) => meter(value, 3) },
         ...(threshold === null ? [] : [
-          { key: "best_threshold", title: "Own threshold", number: true, show: fixed(3) },
+          { key: "threshold", title: "Threshold", number: true, show: fixed(3) },
+          { key: "best_threshold", title: "Best threshold", number: true, show: fixed(3) },
           { key: "best_score", title: `${score} there`, number: true, show: fixed(3) }]),
+        { key: "token", title: "Label" },
       ], rows, { sort: { key: "images", down: true }, filter: "Search classes" }));
   };
   section("classes", "Classes", null, el("div", { class: "tools" }, choice("Model", names, draw)), place);
   draw(names[0]);
 }
 function shot(card, why) {
-  const uri = data.pictures[card.id];
-  const picture = uri ? el("img", { src: uri, alt: `image ${card.id}` }) : el("span", { text: "picture not embedded" });
-  const said = card.predicted.map(([name, p]) => el("span", { class: `tag ${card.true.includes(name) ? "hit" : "false"}`, text: `${name} ${p.toFixed(2)}` }));
-  const names = card.predicted.map(([name]) => name);
-  const truth = card.true.map((name) => el("span", { class: `tag ${names.includes(name) ? "hit" : "miss"}`, text: name }));
+  const picture = card.picture === null ? el("span", { text: "picture not embedded" })
+    : el("img", { src: data.pictures[card.picture], alt: `image ${card.id}` });
+  const tag = (kind) => ([name, p, good]) => el("span", { class: `tag ${good ? "hit" : kind}`, text: `${name} ${p.toFixed(2)}` });
+  const truth = card.true.map(tag("miss")), said = card.predicted.map(tag("false"));
+  if (card.more) said.push(el("span", { class: "more", text: `and ${card.more} more` }));
   return el("div", { class: "shot" }, el("div", { class: "pic" }, picture), el("div", { class: "text" },
     el("code", { text: card.id }), el("div", { class: "why", text: why }),
     el("dl", {}, el("dt", { text: "labels" }), el("dd", {}, ...(truth.length ? truth : ["none"])),
@@ -295,13 +134,13 @@ function showGallery() {
   const place = el("div");
   const block = (title, about, cards) => (cards.length ? [el("h3", { text: title }), el("p", { class: "about", text: about }), el("div", { class: "cards" }, ...cards)] : []);
   const draw = (name) => {
-    const { mistakes, issues } = data.galleries[name];
+    const lists = data.galleries[name];
     const reason = (each) => (each.suggested ? `${each.label} ${each.probability.toFixed(2)}; rather ${each.suggested}?`
       : each.kind === "missing" ? `${each.label}? ${each.probability.toFixed(2)}, usually ${each.usual.toFixed(2)}`
       : `${each.label}: only ${each.probability.toFixed(3)}, usually ${each.usual.toFixed(2)}`);
-    const of = (kind) => issues.filter((each) => each.kind === kind).map((each) => shot(each, reason(each)));
+    const of = (kind) => lists[kind].map((each) => shot(each, reason(each)));
     place.replaceChildren(
-      ...block("Worst mistakes", "Highest cross-entropy first: labels that the model was sure of and that are not there, or the other way round.", mistakes.map((each) => shot(each, `loss ${each.loss.toFixed(1)}`))),
+      ...block("Worst mistakes", "Highest cross-entropy first: labels that the model was sure of and that are not there, or the other way round.", lists.mistakes.map((each) => shot(each, `loss ${each.loss.toFixed(1)}`))),
       ...block("Likeliest missing labels", "The model gives the label a higher probability than images that have it usually get.", of("missing")),
       ...block("Likeliest wrong labels", "The model gives the label a lower probability than images that do not have it.", of("wrong")));
   };

@@ -24,6 +24,7 @@ def build_page(content: dict[str, Any]) -> str:
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {
         "/*style*/": folder.joinpath("page.css").read_text(encoding="utf-8"),
+        "/*blocks*/": folder.joinpath("blocks.js").read_text(encoding="utf-8"),
         "/*script*/": folder.joinpath("page.js").read_text(encoding="utf-8"),
         "/*data*/": data,
     }

@@ -1,7 +1,8 @@
 """What lies in run folders: configs, learning curves, timings, OOF files; and the ensemble files beside them."""
 
 import csv
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def find_runs(paths: Sequence[Path]) -> Found:
         UserError: a path is none of these, two runs have the same name, or no run is left.
     """
     runs: dict[str, Run] = {}
-    ensembles: dict[str, Ensemble] = {}
+    ensembles: dict[Path, Ensemble] = {}
     notes: list[str] = []
     for path in paths:
         folders, files = _look(path)
-        ensembles |= {file.stem: read_ensemble(file) for file in files}
+        ensembles |= {file.resolve(): read_ensemble(file) for file in files}
         for folder in folders:
             try:
                 run = read_run(folder)
@@ -74,7 +75,13 @@ def find_runs(paths: Sequence[Path]) -> Found:
             runs[run.name] = run
     if not runs:
         raise UserError("; ".join(notes) or "no experiment is there", hint="./train.py --config NAME.yml makes one")
-    return Found(runs, ensembles, notes)
+    return Found(runs, _names(ensembles, runs), notes)
+
+
+def _names(ensembles: Mapping[Path, Ensemble], runs: Mapping[str, Run]) -> dict[str, Ensemble]:
+    """Ensembles by the name of their file; by its path where the name is not theirs alone."""
+    taken = Counter([file.stem for file in ensembles] + list(runs))
+    return {file.stem if taken[file.stem] == 1 else str(file): each for file, each in ensembles.items()}
 
 
 def _look(path: Path) -> tuple[list[Path], list[Path]]:

@@ -6,13 +6,13 @@ import sys
 
 from foldsmith.tools.report import add_paths
 
-HELP = "a table of experiments and blends: score, interval, held-out score, time, what differs"
+HELP = "a table of experiments and blends, best first: scores with interval, speed, time, config differences"
 EXAMPLE = "foldsmith leaderboard runs/ best.yml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts instead of the table")
 
 
 def run(args: argparse.Namespace) -> None:

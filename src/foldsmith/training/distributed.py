@@ -5,10 +5,11 @@ the training reads the same with one process and with many.
 """
 
 import os
+import socket
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,15 +17,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 T = TypeVar("T")
 
-# Process 0 may score for long while the others wait. Lost processes are torchrun's to find, not a time-out's.
-PATIENCE = timedelta(hours=12)
+# A process that ends, however it ends, closes its connections: the others fail at once, and torchrun ends them. Only a
+# machine that vanishes or hangs is found by time. Within a step nobody has to be waited for as long as STEP; where
+# process 0 works alone (decoding into the cache, scoring, writing) the others wait for it in a group of their own.
+STEP = timedelta(minutes=30)
+ALONE = timedelta(hours=4)
+KNOCK = timedelta(seconds=5)  # in which a store that is there answers
+
+# How gloo and torch's store tell that another process is gone or silent; nccl ends the process by itself.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out after")
+
+_device = torch.device("cpu")  # whose backend sums numbers: between GPUs nccl is many times as fast as gloo
+_patient: dist.ProcessGroup | None = None  # gloo, with the patience of ALONE
 
 
 def under_torchrun() -> bool:
@@ -32,14 +42,19 @@ def under_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ
 
 
+def processes_here() -> int:
+    """How many of torchrun's processes run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def restarted() -> bool:
-    """Whether torchrun started this process anew, after another one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether torchrun or SLURM started this process anew, after another one, or its machine, was lost."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def several_hosts() -> bool:
     """Whether torchrun's processes run on more than one machine."""
-    return under_torchrun() and os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]
+    return under_torchrun() and processes_here() != int(os.environ["WORLD_SIZE"])
 
 
 @contextmanager
@@ -62,26 +77,70 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, **_meeting_place())
-    if not is_main():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars
-    yield device
+    try:
+        _join(backend, device)
+        if not is_main():
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars
+        yield device
+    except RuntimeError as error:
+        how = [words for words in _LOST if words in str(error)]
+        if not how:
+            raise
+        raise broken_off(f"process {rank()} lost another one: {how[0]}") from None
     dist.destroy_process_group()  # not after an error: the others may be lost, and torchrun ends them all
 
 
-def _meeting_place() -> dict[str, Any]:
-    """Where the processes of one machine tell each other their addresses; empty: where torch takes it to be.
+def broken_off(what: str) -> UserError:
+    """The error of a process that can't go on: the others wait for it within a step, and have to start anew, too."""
+    return UserError(
+        what,
+        hint="the same command goes on from last.ckpt; torchrun --max-restarts 3 calls it again by itself",
+        code=EXIT_ENVIRONMENT,
+    )
 
-    torchrun keeps its store over restarts, with the addresses of processes that are gone. Of
-    several machines each counts restarts for itself, so that the count can't tell the processes apart there.
+
+def _join(backend: str, device: torch.device) -> None:
+    global _patient, _device
+    _device = device
+    dist.init_process_group(backend, timeout=STEP, **_meeting_place())
+    group = dist.new_group(timeout=ALONE, backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    _patient = group
+
+
+def _meeting_place() -> dict[str, Any]:
+    """A store in which the processes tell each other their addresses; empty: where torch takes it to be.
+
+    torchrun keeps its own store over restarts, with the addresses of processes that are gone, and torch's default is
+    that one. So process 0 opens a store that ends with it, on the machine of torchrun's, which only tells its port; a
+    port that nobody listens at was that of an earlier start.
     """
     known = os.environ
-    if known.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or several_hosts():
+    if known.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
-    store = dist.TCPStore(known["MASTER_ADDR"], int(known["MASTER_PORT"]), is_master=False, timeout=PATIENCE)
-    start = dist.PrefixStore(f"start {known.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    return {"store": start, "rank": int(known["RANK"]), "world_size": int(known["WORLD_SIZE"])}
+    host, number = known["MASTER_ADDR"], int(known["RANK"])
+    agents = dist.TCPStore(host, int(known["MASTER_PORT"]), is_master=False, timeout=STEP)
+    if number == 0:
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STEP)
+        agents.set("foldsmith", str(store.port))
+    else:
+        store = _find_store(agents, host)
+    return {"store": store, "rank": number, "world_size": int(known["WORLD_SIZE"])}
+
+
+def _find_store(agents: dist.TCPStore, host: str) -> dist.TCPStore:
+    """The store that process 0 of this start has opened or is about to open."""
+    ends = time.monotonic() + STEP.total_seconds()
+    while True:
+        try:
+            port = int(agents.get("foldsmith"))
+            socket.create_connection((host, port), timeout=KNOCK.total_seconds()).close()  # TCPStore would try again
+            return dist.TCPStore(host, port, is_master=False, timeout=KNOCK)
+        except (OSError, dist.DistNetworkError):
+            if time.monotonic() > ends:
+                raise
+        time.sleep(0.1)
 
 
 def size() -> int:
@@ -107,7 +166,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until all processes are here."""
     if size() > 1:
-        dist.all_reduce(torch.zeros(1))  # by gloo: a barrier of nccl gives up after ten minutes
+        dist.all_reduce(torch.zeros(1), group=_patient)
 
 
 @contextmanager
@@ -125,19 +184,16 @@ def on_main(function: Callable[[], T]) -> T:
     if size() == 1:
         return function()
     value = [function() if is_main() else None]
-    dist.broadcast_object_list(value, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(value, src=0, group=_patient, device=torch.device("cpu"))
     return value[0]  # type: ignore[return-value]
 
 
-def check_same(value: Any, place: object) -> None:
-    """Refuse to go on where the processes have found different files in a folder: they do not share it."""
-    if value != on_main(lambda: value):
-        raise UserError(
-            f"process {rank()} does not find there what process 0 finds ({value} here)",
-            file=place,
-            hint="--output on a folder that all machines share",
-            code=EXIT_ENVIRONMENT,
-        )
+def check_same(found: str, place: object, hint: str) -> None:
+    """Refuse to go on where this process has found other files than process 0: they do not share the place."""
+    theirs = on_main(lambda: found)
+    if found != theirs:
+        what = f"process {rank()} finds {found} there, process 0 {theirs}"
+        raise UserError(what, file=place, hint=hint, code=EXIT_ENVIRONMENT)
 
 
 def part_of(count: int, of_rank: int | None = None) -> slice:
@@ -150,9 +206,18 @@ def total(value: float | Tensor) -> float:
     """The sum over the processes, in float64."""
     if size() == 1:
         return float(value)
-    number = torch.tensor(float(value), dtype=torch.float64)
+    number = torch.tensor(float(value), dtype=torch.float64, device=_device)
     dist.all_reduce(number)
     return number.item()
+
+
+def smallest(count: int) -> int:
+    """The smallest of the processes' counts."""
+    if size() == 1:
+        return count
+    number = torch.tensor(count, device=_device)
+    dist.all_reduce(number, op=dist.ReduceOp.MIN)
+    return int(number.item())
 
 
 def gather_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -162,13 +227,18 @@ def gather_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     counts = torch.zeros(size(), dtype=torch.int64)
     counts[rank()] = len(rows)
     dist.all_reduce(counts)
-    padded = torch.zeros(int(counts.max()), rows.shape[1])
-    padded[: len(rows)] = torch.from_numpy(rows)
-    parts = [torch.empty_like(padded) for _ in range(size())] if is_main() else None
-    dist.gather(padded, parts, dst=0)
-    if parts is None:
+    if not is_main():
+        if len(rows):
+            dist.send(torch.from_numpy(rows), dst=0)
         return rows[:0]
-    return np.concatenate([part[:count].numpy() for part, count in zip(parts, counts.tolist(), strict=True)])
+    whole = np.empty((int(counts.sum()), rows.shape[1]), dtype=np.float32)
+    whole[: len(rows)] = rows
+    end = len(rows)
+    for sender, count in enumerate(counts.tolist()[1:], start=1):
+        if count:  # into its place: the rows of a large fold fill the memory, and are there once
+            dist.recv(torch.from_numpy(whole[end : end + count]), src=sender)
+        end += count
+    return whole
 
 
 def partners(permutation: NDArray[np.int64]) -> Callable[[Tensor], Tensor]:
@@ -193,79 +263,3 @@ def partners(permutation: NDArray[np.int64]) -> Callable[[Tensor], Tensor]:
         return result[torch.from_numpy(np.argsort(np.concatenate(received))).to(rows.device)]
 
     return exchange
-
-
-def same_weights(model: nn.Module) -> None:
-    """Give every process the weights and buffers that process 0 has."""
-    if size() > 1:
-        for tensor in model.state_dict().values():
-            sent = tensor.contiguous()
-            dist.broadcast(sent, src=0)
-            tensor.copy_(sent)
-
-
-def average_statistics(model: nn.Module, *copies: nn.Module) -> None:
-    """Replace the statistics of batch norms that train by their means over the processes.
-
-    Args:
-        copies: networks of the same layers, such as the moving average of the weights.
-    """
-    if size() == 1:
-        return
-    for name, layer in model.named_modules():
-        if layer.training and getattr(layer, "running_mean", None) is not None:
-            for network in dict.fromkeys((model, *copies)):
-                for statistic in ("running_mean", "running_var"):
-                    tensor = getattr(network.get_submodule(name), statistic)
-                    dist.all_reduce(tensor)
-                    tensor /= size()
-
-
-def data_parallel(model: nn.Module, before: nn.Module | None) -> nn.Module | None:
-    """The network within DistributedDataParallel; None for a process of its own.
-
-    Args:
-        before: what this gave earlier; it stays as long as the same parameters train.
-    """
-    if size() == 1:
-        return None
-    trained = _trained(model)
-    if before is not None:
-        if before.trained == trained:
-            return before
-        before.reducer._remove_autograd_hooks()  # type: ignore[union-attr, operator]  # they would average once more
-    device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else None
-    with warnings.catch_warnings():  # newer releases of torch have another name for broadcast_buffers
-        warnings.simplefilter("ignore", FutureWarning)
-        wrapped = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
-    wrapped.trained = trained  # type: ignore[assignment]
-    return wrapped
-
-
-def _trained(model: nn.Module) -> Sequence[str]:
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def no_sync(wrapped: nn.Module | None, last: bool) -> AbstractContextManager[Any]:
-    """Keep gradients to this process until the last batch of a step, where they are averaged once."""
-    return nullcontext() if wrapped is None or last else wrapped.no_sync()  # type: ignore[operator]
-
-
-def synchronised_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norms that see the batch of all processes (train.sync_batch_norm).
-
-    Raises:
-        UserError: on the CPU, where torch has no such layer.
-    """
-    from timm.layers import convert_sync_batchnorm
-
-    if size() == 1:
-        return model
-    if device.type != "cuda":
-        raise UserError(
-            "torch synchronises batch norm on GPUs only",
-            key="train.sync_batch_norm",
-            hint="false, or a network without batch norm such as convnext",
-        )
-    return convert_sync_batchnorm(model)

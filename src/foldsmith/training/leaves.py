@@ -185,14 +185,29 @@ def _check_values(
     path: Path, name: str, build: Callable[..., Any], params: dict[str, Any], warning: Literal["error", "ignore"]
 ) -> list[Problem]:
     """Build it: only then are values looked at."""
+    reason = _refusal(build, params, warning)
+    if not reason:
+        return []
+    # The one argument without which it can be built is the wrong one; else the only one that cannot be left out.
+    without = {key: {each: value for each, value in params.items() if each != key} for key in params}
+    blamed = [key for key in params if not _refusal(build, without[key], warning)]
+    needed = [key for key in params if "missing" in _refusal(build, without[key], warning)]
+    if not blamed and len(needed) == 1 and _refusal(build, {needed[0]: params[needed[0]]}, warning):
+        blamed = needed
+    where = (*path, blamed[0]) if len(blamed) == 1 else path
+    return [Problem(where, f"{name} refuses {'it' if len(blamed) == 1 else 'them'}: {reason}")]
+
+
+def _refusal(build: Callable[..., Any], params: dict[str, Any], warning: Literal["error", "ignore"]) -> str:
+    """Why it cannot be built; empty where it can."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(warning)
             build(**params)
     except Exception as error:  # whatever is raised on wrong values is the user's to read
-        reasons = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic" not in line]
-        return [Problem(path, f"{name} refuses them: {'; '.join(reasons)}")]
-    return []
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic" not in line]
+        return "; ".join(lines) or type(error).__name__
+    return ""
 
 
 def _expected(parameter: inspect.Parameter, value: Any) -> str:

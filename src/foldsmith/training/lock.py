@@ -5,6 +5,7 @@ The lock's file lies beside the run's folder, since --fresh deletes the folder, 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,9 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from foldsmith.errors import UserError
+from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 from foldsmith.training.folder import RunFolder
 
+WRITING_SECONDS = 2.0  # between a lock and the words of who holds it
 STALE_SECONDS = 600.0  # untouched for so long, a temporary file is nobody's
 
 
@@ -68,7 +70,7 @@ def _acquire(path: Path, what: Path, shared: bool) -> BinaryIO:
                 file.write(json.dumps(_holder()).encode() + b"\n")
                 return file
         except (BlockingIOError, PermissionError):
-            holder = _words(file.read(1 << 16), _pid_of_holder(file, shared))
+            holder = _holder_words(file, shared)
             file.close()
             raise InUseError(
                 f"is in use: {holder} trains there",
@@ -77,6 +79,17 @@ def _acquire(path: Path, what: Path, shared: bool) -> BinaryIO:
             ) from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            raise UserError(
+                f"the file system cannot lock: {error.strerror}",
+                file=path,
+                hint="--output on a disk of this machine, or mount the shared one so that it can (NFS: lockd runs on "
+                "both sides; Lustre: -o flock)",
+                code=EXIT_ENVIRONMENT,
+            ) from None
         file.close()
 
 
@@ -91,14 +104,28 @@ def _pid_of_holder(file: BinaryIO, shared: bool) -> int:
     return int(struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))[4])
 
 
-def _words(data: bytes, pid: int) -> str:
+def _holder_words(file: BinaryIO, shared: bool) -> str:
     """Who holds the lock: the one that the kernel names, of those who wrote who they are."""
+    end = time.monotonic() + WRITING_SECONDS
+    while True:
+        pid = _pid_of_holder(file, shared)
+        file.seek(0)
+        holder = _written(file.read(1 << 16), pid)
+        if holder is not None:
+            return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+        if time.monotonic() > end:
+            return f"process {pid}" if pid else "another process"
+        time.sleep(0.01)  # it has the lock and is about to write who it is
+
+
+def _written(data: bytes, pid: int) -> dict[str, object] | None:
+    """What a process wrote of itself; of the last one where the kernel does not know which it is (another host's)."""
     try:
-        holders = {holder["pid"]: holder for holder in map(json.loads, data.splitlines())}
-        holder = holders.get(pid) or list(holders.values())[-1]
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
-    except (ValueError, LookupError, TypeError):  # it is just about to write who it is
-        return f"process {pid}" if pid else "another process"
+        holders = {int(holder["pid"]): holder for holder in map(json.loads, data.splitlines())}
+        found: dict[str, object] = holders[pid] if pid else list(holders.values())[-1]
+        return found if {"host", "since"} <= found.keys() else None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def remove_stale_files(run: RunFolder, folds: Iterable[int]) -> int:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from foldsmith.inference.predict import Pipeline, autocast, to_input
 from foldsmith.losses import divisor
 from foldsmith.models.build import set_trainable, train_mode
 from foldsmith.models.sparsity import apply_masks
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Training
 from foldsmith.training.device_transforms import move_images
 from foldsmith.training.mixing import Mixing
@@ -72,6 +73,7 @@ def train_epoch(
     losses: list[float] = []
     bad_ids: list[str] = []  # of the images of the last batches, while their loss is not finite
     bad_steps = images = 0
+    statistics = _Statistics(training.model)
     timed, started = _Timed(loader), time.perf_counter()
     with watch.epoch(timed, len(loader), training.progress.epoch) as batches:
         for batch, item in enumerate(batches):
@@ -83,6 +85,7 @@ def train_epoch(
             loss = backward(training, plan, batch, item, table.targets(rows), group)
             losses.append(loss)
             bad_steps = 0 if math.isfinite(loss) else bad_steps + 1
+            statistics.judge(math.isfinite(loss))
             bad_ids = [*bad_ids, *(table.ids[row] for row in rows)] if bad_steps else []
             if bad_steps >= MAX_BAD_STEPS:
                 raise _not_finite(training, loss, bad_ids)
@@ -97,6 +100,21 @@ def train_epoch(
     if not finite:
         raise _not_finite(training, losses[-1], bad_ids)
     return Epoch(float(np.mean(finite)), images, time.perf_counter() - started, timed.waiting)
+
+
+class _Statistics:
+    """Batch norm's running statistics: those that a batch without a finite loss left are taken back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
+        self.now = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self.good = [buffer.clone() for buffer in self.now]
+
+    def judge(self, is_finite: bool) -> None:
+        """After a batch: keep its statistics, or go back to those before it."""
+        source, target = (self.now, self.good) if is_finite else (self.good, self.now)
+        if self.now:
+            torch._foreach_copy_(target, source)
 
 
 class _Timed:
@@ -122,7 +140,7 @@ def _thaw(training: Training, plan: EpochPlan) -> None:
     warming = warmup is not None and warmup.head_only and training.progress.step < warmup.steps
     set_trainable(training.model, "head" if warming else plan.trainable)
     train_mode(training.model)
-    training.parallel = distributed.data_parallel(training.model, training.parallel)
+    training.parallel = parallel.data_parallel(training.model, training.parallel)
 
 
 def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, targets: np.ndarray, group: int) -> float:
@@ -135,17 +153,24 @@ def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, tar
     """
     pipeline = plan.pipeline
     images = move_images(batch.images, batch.moves, pipeline.device)
-    x = to_input(images, pipeline.mean, pipeline.std, pipeline.device)
+    as_input = partial(to_input, mean=pipeline.mean, std=pipeline.std, device=pipeline.device)
     y = torch.from_numpy(targets).to(pipeline.device, non_blocking=True).float()
-    if plan.mixing is not None:
-        x, y = plan.mixing(x, y, np.random.default_rng([plan.seed, training.progress.epoch, number]))
+    if plan.mixing is None:
+        x = as_input(images)
+    else:
+        generator = np.random.default_rng([plan.seed, training.progress.epoch, number])
+        x, y = plan.mixing(images, y, generator, as_input)
+    if word := fail("train.images"):
+        x = x * float(word)
     network, seen = training.parallel or training.model, 0.0
     whole = distributed.total(divisor(plan.criterion, y))
-    parts = list(zip(x.chunk(training.pieces), y.chunk(training.pieces), strict=True))
+    # Of all processes the same number, which synchronised batch norm waits for.
+    pieces = min(training.pieces, distributed.smallest(len(x))) if training.pieces > 1 else 1
+    parts = list(zip(x.tensor_split(pieces), y.tensor_split(pieces), strict=True))
     for piece, (images_now, labels) in enumerate(parts, start=1):
         fail("train.forward")
         last = piece == len(parts) and number % plan.accum_batches + 1 == group
-        with distributed.no_sync(training.parallel, last):
+        with parallel.no_sync(training.parallel, last):
             with autocast(pipeline.device, pipeline.amp):
                 try:
                     logits = network(images_now)
@@ -153,10 +178,12 @@ def backward(training: Training, plan: EpochPlan, number: int, batch: Batch, tar
                     raise UserError(f"the network can't train on this batch: {error}", key="train.batch_size") from None
             share = divisor(plan.criterion, labels) / whole if whole else 1.0
             loss = plan.criterion(logits.float(), labels) * share
+            if word := fail("train.loss"):
+                loss = loss * float(word)
             # DistributedDataParallel averages over the processes what has to be a sum.
             training.scaler.scale(loss * distributed.size() / group).backward()
         seen += float(loss.item())
-    return math.nan if fail("train.loss") == "nan" else distributed.total(seen)
+    return distributed.total(seen)
 
 
 def _step(training: Training, plan: EpochPlan, finite: bool) -> None:

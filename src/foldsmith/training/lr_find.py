@@ -13,7 +13,7 @@ from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import Folds, folds_sha256, make_folds
 from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
-from foldsmith.files import atomic_path
+from foldsmith.files import write_figure
 from foldsmith.inference.predict import pipeline_of
 from foldsmith.models.build import train_mode, with_image_stats
 from foldsmith.training.checkpoints import Progress
@@ -118,5 +118,4 @@ def draw_rates(curve: RateCurve, path: Path, title: str) -> None:
     axes.set_ylim(min(curve.losses) * 0.95, top)
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    write_figure(path, figure, 110)

@@ -13,7 +13,7 @@ from foldsmith.config import Config, dump_yaml
 from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import Folds, load_folds
 from foldsmith.data.images import Image, bad_image_hint, find_images
-from foldsmith.data.oof_files import Sidecar, read_sidecar, sidecar_path, write_oof
+from foldsmith.data.oof_files import Sidecar, read_oof, read_sidecar, sidecar_path, write_oof
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
 from foldsmith.failpoints import fail
@@ -158,6 +158,9 @@ def _is_current(npy: Path, known: dict[str, Any]) -> bool:
         return False
     try:
         sidecar = read_sidecar(npy)
+        if any(getattr(sidecar, key) != value for key, value in known.items()):
+            return False
+        read_oof(npy, sidecar)
     except UserError:  # a damaged one is written again
         return False
-    return all(getattr(sidecar, key) == value for key, value in known.items())
+    return True

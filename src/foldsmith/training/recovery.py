@@ -1,12 +1,14 @@
-"""What a fold's training survives: a lost data loading process, once an epoch, and memory that runs out.
+"""What a fold's training survives: a lost data loading process, once an epoch, memory that runs out, a lost machine.
 
-Both go on as a new process would, from last.ckpt.
+All go on as a new process would, from last.ckpt.
 """
 
 import gc
 import multiprocessing
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,21 +18,55 @@ from foldsmith.errors import EXIT_ENVIRONMENT, EXIT_UNTRUSTED, UserError
 from foldsmith.files import read_json, write_json
 from foldsmith.inference.predict import is_out_of_memory
 from foldsmith.training import distributed
+from foldsmith.training.folder import RunFolder
 from foldsmith.training.job import FoldJob
+from foldsmith.training.lock import InUseError, locked_run
+from foldsmith.training.setup import batch_of_all
 
 Result = TypeVar("Result")
+
+LOST_LOCK = 180.0  # seconds in which a file server forgets the locks of a lost machine
+POLL = 1.0  # seconds between two tries to lock
 
 # How torch tells of a process that died, and of one that gave nothing within train.worker_timeout seconds.
 _LOST = ("DataLoader worker (pid", "DataLoader timed out after")
 
 
-def with_recovery(job: FoldJob, train: Callable[[], Result]) -> Result:
-    """Call `train`, which goes on from last.ckpt, until it ends or nothing more can be done about its failures."""
+@contextmanager
+def held(run: RunFolder, fold: int | None, *, after_loss: bool) -> Iterator[None]:
+    """Hold a run's folder, or one fold of it.
+
+    Args:
+        after_loss: who holds it may be on a machine that was lost: it is waited until the file server has noticed.
+
+    Raises:
+        InUseError: naming who holds it.
+    """
+    ends = time.monotonic() + (LOST_LOCK if after_loss else 0.0)
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked_run(run, fold))
+                break
+            except InUseError:
+                if time.monotonic() >= ends:
+                    raise
+            time.sleep(POLL)
+        yield
+
+
+def with_recovery(job: FoldJob, train: Callable[[int], Result]) -> Result:
+    """Call `train`, which goes on from last.ckpt, until it ends or nothing more can be done about its failures.
+
+    Args:
+        train: given the number of parts in which each batch goes through the network, of all processes the same.
+    """
     checkpoint = job.run.fold(job.fold) / "last.ckpt"
     lost_at: int | None = None
     while True:
+        pieces = distributed.on_main(lambda: pieces_of(job))
         try:
-            return train()
+            return train(pieces)
         except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
             if not (is_lost_worker(error) or is_memory(error)):
                 raise
@@ -43,12 +79,13 @@ def with_recovery(job: FoldJob, train: Callable[[], Result]) -> Result:
         if job.device.type == "cuda":
             torch.cuda.empty_cache()
         if memory:
-            _halve(job, reason)
+            halved = _halve(job, pieces, reason)
             if distributed.size() > 1:
-                raise _for_torchrun(f"process {distributed.rank()} ran out of memory: {reason}")
+                raise distributed.broken_off(f"process {distributed.rank()}, {reason}: {halved}")
+            job.say(f"out of memory: {halved}; the epoch starts over")
             continue
         if distributed.size() > 1:
-            raise _for_torchrun(f"process {distributed.rank()} lost a data loading process: {reason}")
+            raise distributed.broken_off(f"process {distributed.rank()} lost a data loading process: {reason}")
         here = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
         if here == lost_at:
             raise UserError(
@@ -60,15 +97,6 @@ def with_recovery(job: FoldJob, train: Callable[[], Result]) -> Result:
             )
         lost_at = here
         job.say(f"a data loading process was lost ({reason}); the epoch starts over")
-
-
-def _for_torchrun(what: str) -> UserError:
-    """The other processes wait for this one within a step: none of them can start the epoch over by itself."""
-    return UserError(
-        what,
-        hint="the same command goes on from last.ckpt; torchrun --max-restarts 3 calls it again by itself",
-        code=EXIT_ENVIRONMENT,
-    )
 
 
 def is_lost_worker(error: BaseException) -> bool:
@@ -111,19 +139,25 @@ def pieces_of(job: FoldJob) -> int:
     return pieces
 
 
-def _halve(job: FoldJob, reason: str) -> None:
-    """Twice as many pieces from now on, also in a run that is killed and goes on."""
-    pieces, batch_size = pieces_of(job) * 2, job.config.train.batch_size
-    if pieces // 2 >= batch_size:
+def _halve(job: FoldJob, pieces: int, reason: str) -> str:
+    """Twice as many pieces from now on, also in a run that is killed and goes on; says what that means.
+
+    Args:
+        pieces: with which memory ran out. Several processes in which it does write the same.
+    """
+    train = job.config.train
+    of_process = -(-batch_of_all(train) // distributed.size())
+    if pieces >= of_process:
         raise UserError(
             f"memory ran out on a single image: {reason}",
             hint="a smaller model.input_size or another model.arch",
             code=EXIT_ENVIRONMENT,
         )
+    pieces *= 2
     write_json(pieces_path(job), {"pieces": pieces})
-    job.say(
-        f"out of memory: from here on {-(-batch_size // pieces)} images at a time go through the network, with the "
-        f"gradients of {pieces * job.config.train.accum_batches} such batches in a step (train.batch_size "
-        f"{-(-batch_size // pieces)}, accum_batches {pieces * job.config.train.accum_batches}); batch norm sees "
-        "smaller batches; the epoch starts over"
+    return (
+        f"from here on {-(-of_process // pieces)} images at a time go through the network, with the "
+        f"gradients of {pieces * train.accum_batches} such batches in a step (train.batch_size "
+        f"{-(-train.batch_size // pieces)}, accum_batches {pieces * train.accum_batches}); batch norm sees "
+        "smaller batches"
     )

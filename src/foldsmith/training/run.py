@@ -25,16 +25,16 @@ from foldsmith.files import sha256_json, sha256_lines
 from foldsmith.inference.predict import pipeline_of
 from foldsmith.models.build import slow_batch_norm, with_image_stats
 from foldsmith.models.weights import read_header
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
 from foldsmith.training.folder import RunFolder, open_run
 from foldsmith.training.job import FoldJob, Images
-from foldsmith.training.lock import locked_run, remove_stale_files
+from foldsmith.training.lock import remove_stale_files
 from foldsmith.training.loggers import check_loggers
 from foldsmith.training.loop import train_epoch
 from foldsmith.training.profiling import profiled
 from foldsmith.training.records import draw_curves
-from foldsmith.training.recovery import pieces_of, with_recovery
+from foldsmith.training.recovery import held, with_recovery
 from foldsmith.training.scoring import finish_averaging, finish_epoch
 from foldsmith.training.setup import (
     batch_of_all,
@@ -77,6 +77,7 @@ def open_experiment(
     fresh: bool = False,
     profile: bool = False,
     cache: bool = True,
+    retried: bool = False,
 ) -> Iterator[list[FoldJob]]:
     """Make or check the run's folder, and hold it as long as the block lasts; gives the folds to train.
 
@@ -86,6 +87,7 @@ def open_experiment(
         fresh: start over where something is there already.
         profile: write a trace of some steps of each fold's first epoch.
         cache: decode the images into a cache where there is none; False: other processes train the folds, and do it.
+        retried: this may be done again after a machine was lost.
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
@@ -106,7 +108,8 @@ def open_experiment(
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
-    with locked_run(run, only_fold) if main else nullcontext():
+    after_loss = retried or distributed.restarted() or distributed.several_hosts()
+    with held(run, only_fold, after_loss=after_loss) if main else nullcontext():
         chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
         with distributed.main_first():
             if main:
@@ -114,9 +117,13 @@ def open_experiment(
                 if stale := remove_stale_files(run, chosen):
                     print(f"{config.name}: {stale} half-written files of a killed run removed")
             folds = load_folds(config, table, run.folds, made)
+        found = [sha256_json(config.model_dump(mode="json")), table.sha256, folds.sha256]
+        words = ", ".join(f"{name} {sha[:12]}" for name, sha in zip(("config", "labels", "split"), found, strict=True))
+        distributed.check_same(words, run.path, hint="the same command and data on all machines")
         # Where there is something to train: finished folds read no images.
         build = cache and not all(run.weights(fold).is_file() for fold in chosen)
         read = cached_images(config, images.groups, build=build)
+        distributed.barrier()  # another machine may still be decoding
         common = (config, table, train, images, folds, hashes, run)
         yield [FoldJob(*common, fold, device, read, profile) for fold in chosen]
 
@@ -141,16 +148,21 @@ def fill_cache(config: Config) -> None:
 
 def train_fold(job: FoldJob) -> None:
     """Train one fold to its final weights file."""
-    weights = job.run.weights(job.fold)
-    distributed.check_same((weights.is_file(), (job.run.fold(job.fold) / "last.ckpt").is_file()), job.run.path)
-    if weights.is_file():
-        job.check_identity(read_header(weights), weights)
-        job.say(f"finished already: {weights}")
+    if distributed.on_main(lambda: _is_finished(job)):
         return
-    progress = with_recovery(job, lambda: _train_stages(job))
+    progress = with_recovery(job, lambda pieces: _train_stages(job, pieces))
     if distributed.is_main():
         _finish_fold(job, progress)
     distributed.barrier()
+
+
+def _is_finished(job: FoldJob) -> bool:
+    weights = job.run.weights(job.fold)
+    if not weights.is_file():
+        return False
+    job.check_identity(read_header(weights), weights)
+    job.say(f"finished already: {weights}")
+    return True
 
 
 def _finish_fold(job: FoldJob, progress: Progress) -> None:
@@ -173,13 +185,16 @@ def _finish_fold(job: FoldJob, progress: Progress) -> None:
     job.say(f"best epoch {header['epoch']}, {config.metric} {header['score']:.4f}: {weights}")
 
 
-def _train_stages(job: FoldJob) -> Progress:
-    """All stages, from the beginning or from last.ckpt; how far the fold has come then."""
+def _train_stages(job: FoldJob, pieces: int) -> Progress:
+    """All stages, from the beginning or from last.ckpt; how far the fold has come then.
+
+    Args:
+        pieces: parts in which a batch goes through the network.
+    """
     config = job.config
     torch.manual_seed(config.train.seed)
     model = build_network(config, len(job.table.classes.tokens), job.device)
-    distributed.same_weights(model)
-    pieces = pieces_of(job)
+    parallel.same_weights(model)
     slow_batch_norm(model, pieces)
     if distributed.size() > 1:
         job.say(f"{distributed.words()}, which share each batch of {batch_of_all(config.train)} images")
@@ -187,6 +202,9 @@ def _train_stages(job: FoldJob) -> Progress:
     checkpoint = _read_checkpoint(job)
     if checkpoint is not None:  # of the last finished epoch
         progress = Progress(**checkpoint["progress"])
+    come = f"stage {progress.stage + 1}, epoch {progress.epoch}, step {progress.step}"
+    hint = "--output on a folder that all machines share; where they do, the same command once more"
+    distributed.check_same(come, job.run.fold(job.fold) / "last.ckpt", hint)
 
     frozen = checkpoint["identity"] if checkpoint else {}
     if frozen.get("processes", 1) != distributed.size():
@@ -253,7 +271,7 @@ def _train_stage(job: FoldJob, stage: StagePlan, training: Training, watch: Watc
         with profiling as after_batch:
             epoch = train_epoch(training, plan, loader, table, watch, after_batch)
         profiling = nullcontext()
-        distributed.average_statistics(training.model, training.scored_model)
+        parallel.average_statistics(training.model, training.scored_model)
         finish_epoch(job, training, plan, epoch, watch)
 
     if training.swa is not None:

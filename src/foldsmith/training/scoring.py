@@ -21,7 +21,7 @@ from foldsmith.inference.predict import predict, to_input
 from foldsmith.metrics import METRICS, Probabilities, find_metric
 from foldsmith.models.build import is_frozen, train_mode
 from foldsmith.models.weights import save_weights
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Training, save_checkpoint
 from foldsmith.training.device_transforms import move_images
 from foldsmith.training.job import FoldJob
@@ -159,7 +159,7 @@ def finish_averaging(job: FoldJob, training: Training, plan: EpochPlan, loader: 
     for module, state in frozen:  # layers that do not train keep their statistics
         module.load_state_dict(state)
     train_mode(model)
-    distributed.average_statistics(model)
+    parallel.average_statistics(model)
     row = scores(job, model, plan, "averaged weights")
     kept = math.isfinite(comparable := _comparable(job, row)) and comparable > training.progress.best_score
     if kept:
@@ -188,10 +188,11 @@ def _is_averaged(job: FoldJob, epoch: int) -> bool:
 
 
 def _go_back_to_best(job: FoldJob, training: Training) -> None:
-    state = load_file(job.run.best(job.fold), device=str(job.device))
-    training.model.load_state_dict(state)
+    if distributed.is_main():  # another machine may still see the file of an earlier epoch
+        training.model.load_state_dict(load_file(job.run.best(job.fold), device=str(job.device)))
+    parallel.same_weights(training.model)
     if training.ema is not None:
-        training.ema.module.load_state_dict(state)
+        training.ema.module.load_state_dict(training.model.state_dict())
     job.say(f"the rate falls: back to the weights of epoch {training.progress.best_epoch}")
 
 

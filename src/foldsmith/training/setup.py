@@ -26,7 +26,7 @@ from foldsmith.losses import build_loss
 from foldsmith.models.build import build_model, set_trainable, slow_batch_norm
 from foldsmith.models.sparsity import apply_masks, smallest_masks
 from foldsmith.models.weights import load_pretrained
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Progress, Training
 from foldsmith.training.loop import EpochPlan
 from foldsmith.training.mixing import Mixing
@@ -53,7 +53,7 @@ def build_network(config: Config, num_classes: int, device: torch.device) -> nn.
         load_pretrained(Path(config.model.pretrained), model)
     model.to(device)
     if config.train.sync_batch_norm:
-        model = distributed.synchronised_batch_norm(model, device)
+        model = parallel.synchronised_batch_norm(model, device)
     _try_forward(model, config, device)
     slow_batch_norm(model, config.train.accum_batches)
     if config.train.compile:

@@ -1,6 +1,5 @@
 """`train.py --smoke`: prove that a config trains and predicts before it runs for days."""
 
-import csv
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import torch
 
 from foldsmith.config import Config
 from foldsmith.config.training import Stage
-from foldsmith.data.sheets import read_csv
+from foldsmith.data.sheets import csv_line, read_csv
 from foldsmith.data.tables import valid_csv_path
-from foldsmith.files import atomic_path
+from foldsmith.files import write_text
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import train_experiment
 
@@ -49,5 +48,4 @@ def _sample_rows(source: Path, target: Path) -> None:
     """Copy a random 200 rows of a table; every class that the table knows stays known through labels.csv only."""
     sheet = read_csv(source)
     chosen = np.random.default_rng(0).permutation(len(sheet.rows))[:IMAGES]
-    with atomic_path(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([sheet.columns, *(sheet.rows[row] for row in sorted(chosen))])
+    write_text(target, "".join(map(csv_line, [sheet.columns, *(sheet.rows[row] for row in sorted(chosen))])))

@@ -1,18 +1,16 @@
-"""torchrun: several processes train what one does. The engines are real: gloo, torchrun, two hosts of namespaces."""
+"""torchrun: several processes train what one does. The engines are real: gloo and torchrun."""
 
-import os
-import shutil
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
+import ensemble_inference
 import predict_oof
 import train
+from foldsmith import cli
 from foldsmith.config import load_config
 from foldsmith.data.dataset import EpochOrder
 from foldsmith.data.images import read_image
@@ -20,22 +18,14 @@ from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
 from foldsmith.losses import build_loss, divisor
 from foldsmith.models.build import with_image_stats
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
 from tests.conftest import ROOT
-from tests.test_launch import experiment
 from tests.test_training import Killed, kill_at
+from tests.torchrun.conftest import SETS, differ, two_processes, used_labels, words
 
-# No batch norm, and an optimizer that does not make much of little: Adam turns rounding into steps of full size.
-SETS = [
-    "optimizer={name: momentum, params: {lr: 0.05, momentum: 0.9}}",
-    "scheduler.name=constant",
-    "data.num_folds=2",
-    "train.num_epochs=2",
-    "train.batch_size=16",
-]
 # 95 images: folds of 47 and 48, so that the validated parts of two processes differ in size. 7 images are not halves.
 EVERYTHING = [
     "train.batch_size=7",
@@ -43,67 +33,13 @@ EVERYTHING = [
     "train.mixup.alpha=0.4",
     "train.cutmix.alpha=1.0",
     "train.ema.decay=0.9",
-    "train.warmup={steps: 3, head_only: true}",
+    "train.warmup={steps: 2, head_only: true}",
     "train.swa.start=1",
     "train.clip_grad_norm=0.5",
     "train.sampler.name=weighted",
+    "loss.class_weights=log",
+    "train.stages=[{num_epochs: 1}, {num_epochs: 1, trainable: last 2 groups}]",
 ]
-
-# Process 1 of 2 is killed when it begins the second epoch, once.
-DYING = """\
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import train
-from foldsmith.training import run
-real, calls = run.train_epoch, []
-def train_epoch(*args):
-    calls.append(None)
-    if len(calls) == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*args)
-run.train_epoch = train_epoch
-train.main()
-"""
-
-
-def words(config: Path, output: Path, *sets: str) -> list[str]:
-    return ["--config", str(config), "--fold", "0", "--output", str(output), "--set", *SETS, *sets]
-
-
-def torchrun(*args: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
-    command = [*before, sys.executable, "-m", "torch.distributed.run", *args]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def two_processes(script: Path, *args: str, restarts: int = 0) -> tuple[int, str]:
-    """Exit code and output of torchrun with two processes on this machine."""
-    job = torchrun("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), str(script), *args)
-    output, _ = job.communicate()
-    return job.returncode, output
-
-
-def differ(one: Path, two: Path) -> float:
-    """The largest difference between two runs' weights of fold 0."""
-    name = "a/a_f0.safetensors"
-    first, second = load_file(one / name), load_file(two / name)
-    assert first.keys() == second.keys()
-    return max((first[key].double() - second[key].double()).abs().max().item() for key in first)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return experiment(tmp_path_factory.mktemp("config"), "a", rows=95)
-
-
-@pytest.fixture(scope="module")
-def single(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of one process with batches of 16."""
-    os.chdir(ROOT)
-    runs = tmp_path_factory.mktemp("single")
-    train.main(words(config, runs))
-    return runs
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -153,6 +89,20 @@ def test_what_torchrun_does_not_go_with(monkeypatch, config, tmp_path):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun's processes train one fold together"):
         train.main([*words(config, tmp_path), "--parallel-folds", "2"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="data.cache: each of 2 processes of this machine would hold a copy"):
+        train.main([*words(config, tmp_path), "data.cache=ram"])
+    alone = "torchrun's processes only train together: each of them would do all of this"
+    for what, main, args in (
+        ("--smoke", train.main, ["--config", str(config), "--smoke"]),
+        ("predict_oof.py", predict_oof.main, ["--config", str(config)]),
+        ("ensemble_inference.py", ensemble_inference.main, ["best.yml"]),
+        ("foldsmith lr-find", cli.main, ["lr-find", "--config", str(config)]),
+    ):
+        with pytest.raises(UserError, match=alone) as caught:
+            main(args)
+        assert caught.value.key == what
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with (
         pytest.raises(UserError, match="process 1 of this machine has no GPU of its own: there are 1") as caught,
@@ -166,12 +116,12 @@ def test_batch_norm_is_synchronised_on_request_and_on_gpus(monkeypatch):
     from timm import create_model
 
     model = create_model("test_efficientnet")
-    assert distributed.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
+    assert parallel.synchronised_batch_norm(model, torch.device("cpu")) is model, "one process has the whole batch"
     monkeypatch.setattr(distributed, "size", lambda: 2)
     names = list(model.state_dict())
     with pytest.raises(UserError, match=r"train.sync_batch_norm: torch synchronises batch norm on GPUs only"):
-        distributed.synchronised_batch_norm(model, torch.device("cpu"))
-    changed = distributed.synchronised_batch_norm(model, torch.device("cuda"))
+        parallel.synchronised_batch_norm(model, torch.device("cpu"))
+    changed = parallel.synchronised_batch_norm(model, torch.device("cuda"))
     kinds = {type(layer).__name__ for layer in changed.modules() if "BatchNorm" in type(layer).__name__}
     assert kinds == {"SyncBatchNormAct"} and list(changed.state_dict()) == names
 
@@ -189,11 +139,45 @@ def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
 
 
 def test_a_folder_that_is_not_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "on_main", lambda function: (True, False))
-    with pytest.raises(UserError, match=r"runs/a: process 0 does not find there what process 0 finds") as caught:
-        distributed.check_same((False, False), "runs/a")
+    monkeypatch.setattr(distributed, "on_main", lambda function: "epoch 3")
+    with pytest.raises(UserError) as caught:
+        distributed.check_same("epoch 2", "runs/a", hint="share it")
+    assert str(caught.value) == "runs/a: process 0 finds epoch 2 there, process 0 epoch 3\n  hint: share it"
     assert caught.value.code == 3
-    distributed.check_same((True, False), "runs/a")
+    distributed.check_same("epoch 3", "runs/a", hint="share it")
+
+
+def test_a_checkpoint_of_another_epoch_is_refused(monkeypatch, config, tmp_path):
+    """What a machine sees that still has an older last.ckpt in its cache of the shared folder."""
+    kill_at(monkeypatch, "train_epoch", 2, after=False)
+    with pytest.raises(Killed):
+        train.main(words(config, tmp_path))
+    real = distributed.on_main
+
+    def on_main(function):
+        found = real(function)
+        return found.replace("epoch 1, step 2", "epoch 2, step 4") if isinstance(found, str) else found
+
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    with pytest.raises(UserError) as caught:
+        train.main(words(config, tmp_path))
+    place = tmp_path / "a" / "fold0" / "last.ckpt"
+    said = "process 0 finds stage 1, epoch 1, step 2 there, process 0 stage 1, epoch 2, step 4"
+    assert str(caught.value).startswith(f"{place}: {said}\n  hint: --output on a folder that all machines share;")
+
+
+def test_a_machine_with_other_labels_is_refused(monkeypatch, config, tmp_path):
+    real = distributed.on_main
+
+    def on_main(function):
+        found = real(function)
+        return re.sub("labels ............", "labels 0123456789ab", found) if isinstance(found, str) else found
+
+    monkeypatch.setattr(distributed, "on_main", on_main)
+    with pytest.raises(
+        UserError, match=r"process 0 finds config (\w{12}), labels \w{12}, .* config \1, labels 0123456789ab"
+    ):
+        train.main(words(config, tmp_path))
 
 
 def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, tmp_path):
@@ -214,12 +198,13 @@ def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, t
     ids=["batches of 8 each are batches of 16", "a shared batch and every extra"],
 )
 def test_two_processes_train_what_one_does(config, tmp_path, one, two):
+    one, two = ([*sets, used_labels(config)] for sets in (one, two))
     train.main(words(config, tmp_path / "one", *one))
     code, output = two_processes(ROOT / "train.py", *words(config, tmp_path / "two", *two))
     assert code == 0, output
     assert differ(tmp_path / "one", tmp_path / "two") < 1e-5
     assert output.count("best epoch") == 1, "one process speaks"
-    batch = 7 if one else 16
+    batch = 7 if "train.batch_size=7" in one else 16
     assert f"a fold 0: 2 processes (gloo), which share each batch of {batch} images" in output
     oof, scores = [], []
     for name, sets in (("one", one), ("two", two)):
@@ -230,13 +215,6 @@ def test_two_processes_train_what_one_does(config, tmp_path, one, two):
         scores.append([[float(value) for value in row.split(",")] for row in rows])
     assert len(oof[0]) in (47, 48) and np.abs(oof[0] - oof[1]).max() < 1e-4
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def dying(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("dying") / "dying.py"
-    path.write_text(DYING.format(root=str(ROOT)))
-    return path
 
 
 @pytest.mark.slow
@@ -258,54 +236,23 @@ def test_two_processes_are_resumed_by_one(config, dying, single, tmp_path):
     assert differ(single, tmp_path) < 1e-5
 
 
-def ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True, text=True)
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_fresh_counts_for_the_first_start_alone(variable, config, tmp_path, monkeypatch):
+    """And the lock of what was lost is waited for."""
+    asked, real = [], run_module.held
 
+    def held(*args, after_loss):
+        asked.append(after_loss)
+        return real(*args, after_loss=after_loss)
 
-@pytest.fixture
-def two_hosts():
-    """Two network namespaces, each with an address of its own, connected by a cable."""
-    if shutil.which("ip") is None:
-        pytest.skip("needs iproute2 (apt-get install iproute2)")
-    names = [f"foldsmith{os.getpid()}{side}" for side in "ab"]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
-        for number, name in enumerate(names, start=1):
-            ip("-n", name, "addr", "add", f"10.11.12.{number}/24", "dev", "cable")
-            ip("-n", name, "link", "set", "cable", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-    except subprocess.CalledProcessError as error:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-        pytest.skip(f"network namespaces can't be made here (root is needed): {error.stderr.strip()}")
-    yield names
-    for name in names:
-        ip("netns", "del", name)
-
-
-@pytest.mark.slow
-def test_two_hosts_train_what_one_does(config, single, two_hosts, tmp_path):
-    hosts = []
-    for number, name in enumerate(two_hosts, start=1):
-        args = [
-            "--nnodes",
-            "2",
-            "--nproc-per-node",
-            "1",
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            "10.11.12.1:29511",
-        ]
-        args += ["--rdzv-id", "test", "--rdzv-conf", f"is_host={2 - number}", "--local-addr", f"10.11.12.{number}"]
-        before = ("ip", "netns", "exec", name)
-        hosts.append(torchrun(*args, "train.py", *words(config, tmp_path), before=before, GLOO_SOCKET_IFNAME="cable"))
-    outputs = [host.communicate()[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outputs
-    assert differ(single, tmp_path) < 1e-5
-    assert [output.count("best epoch") for output in outputs] == [1, 0]
+    monkeypatch.setattr(run_module, "held", held)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "train_epoch", 2, after=False)
+        train.main(words(config, tmp_path))
+    monkeypatch.setenv(variable, "1")
+    train.main(["--fresh", *words(config, tmp_path)])
+    assert (tmp_path / "a" / "fold0" / "train.log").read_text().count("goes on after epoch 1") == 1
+    assert asked == [False, True]
 
 
 def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):
