@@ -9,6 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+import ensemble_inference
+import ensemble_search
+import predict_oof
 import train
 from foldsmith import cli
 from foldsmith.config import load_config
@@ -185,11 +188,24 @@ def test_a_column_a_class_trains(tmp_path, capsys):
     root, path = column_a_class(tmp_path / "plants"), tmp_path / "plants.yml"
     cli.main(["check-data", "--root", str(root), "--output", str(path), "--from", "clipart_tiny", "--num-folds", "2"])
     text = capsys.readouterr().out
-    assert "60 images, 3 classes (action, animal, person)" in text and "5 test images" in text
+    assert (
+        "60 images, 3 classes (action, animal, person)" in text
+        and "5 test images" in text
+        and "labels an image, a column a class" in text
+    )
     assert f"warning: {root}/sample_submission.csv is not there: training does without" in text
     data = load_config(path).data
-    assert (data.id_column, data.label_column, data.image_extension) == ("image_name", None, ".png")
+    assert (data.id_column, data.label_column) == ("image_name", None)
+    assert data.image_extension is None, "training images are .png, test images .jpg"
     train.main(["--config", str(path), "--smoke", "--set", "train.workers=0", "model.input_size=48"])
+
+
+def test_a_column_a_class_with_one_label_an_image(tmp_path):
+    root = column_a_class(tmp_path)
+    lines = [f"{number:04};{'1;0;0' if number % 2 else '0;0;1'}" for number in range(60)]
+    (root / "labels_of_train.csv").write_text("\n".join(["image_name;action;animal;person", *lines]) + "\n")
+    found = survey(root, 2)
+    assert found.section["task"] == "multiclass" and found.table.counts().tolist() == [30, 0, 30]
 
 
 def test_a_column_a_class_beside_other_columns(tmp_path):
@@ -198,6 +214,34 @@ def test_a_column_a_class_beside_other_columns(tmp_path):
     groups = write_groups(tmp_path / "groups.csv", found)
     assert (tmp_path / "groups.csv").read_text().startswith("image_name,action,animal,person,site,look\n0000,")
     assert groups == {"train_csv": str(tmp_path / "groups.csv"), "group_column": "look"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["words", "columns"])
+def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, monkeypatch):
+    """check-data, train.py, predict_oof.py, ensemble_search.py, ensemble_inference.py; nothing is edited."""
+    root = other
+    if kind == "columns":
+        root = column_a_class(tmp_path / "plants")
+        rows = "".join(f"{path.stem};0.5;0.5;0.5\n" for path in sorted((root / "test").iterdir()))
+        (root / "sample_submission.csv").write_text(f"image_name;person;animal;action\n{rows}")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", "configs")
+    words = ["--root", str(root), "--output", "configs/mine.yml", "--from", "clipart_tiny", "--num-folds", "2"]
+    cli.main(["check-data", *words])
+    quick = ["--config", "mine.yml", "--set", "train.num_epochs=1", "train.workers=0", "model.input_size=48"]
+    train.main(quick)
+    predict_oof.main(quick)
+    ensemble_search.main(["best", "runs/mine/mine_f0.npy"])
+    ensemble_inference.main(["best.yml"])
+    sample, written = (
+        path.read_text().splitlines() for path in (root / "sample_submission.csv", Path("submission.csv"))
+    )
+    mark = ";" if kind == "columns" else ","
+    assert written[0] == sample[0]
+    assert [line.split(mark)[0] for line in written] == [line.split(mark)[0] for line in sample]
+    if kind == "columns":
+        assert all(0 < float(value) < 1 for line in written[1:] for value in line.split(mark)[1:])
 
 
 def test_folders_that_hold_no_competition(tmp_path):

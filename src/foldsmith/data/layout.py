@@ -35,6 +35,10 @@ def find_files(root: Path) -> dict[str, Any]:
         del section["image_extension"]
     others = [path for path in tables if path not in (*samples, sheet.path)]
     test_dir = _test_dir(samples, folders, train_dir)
+    if test_dir is not None and not any(
+        path.suffix.lower() == section.get("image_extension") for path in images_in(test_dir)
+    ):
+        section.pop("image_extension", None)  # of the training images alone: each folder's is found by itself
     for key, path, usual in (
         ("train_csv", sheet.path, "train.csv"),
         ("train_dir", train_dir, "train"),

@@ -31,6 +31,7 @@ class Sheet:
     lines: Sequence[int]
     classes: list[str] | None = None
     separator: str | None = None
+    delimiter: str = ","
 
     def column(self, name: str) -> list[str]:
         index = self.columns.index(name)
@@ -70,7 +71,7 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(header):
             raise UserError(f"{len(row)} fields, but the header has {len(header)}", file=path, line=line)
-    return Sheet(path, header, rows[1:], lines[1:])
+    return Sheet(path, header, rows[1:], lines[1:], delimiter=delimiter)
 
 
 def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
@@ -85,12 +86,11 @@ def _delimiter(header: str) -> str:
     return max((",", ";", "\t"), key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
-def csv_line(fields: Iterable[str]) -> str:
+def csv_line(fields: Iterable[str], delimiter: str = ",") -> str:
     """A line of a csv with its line end; a field is quoted where it holds a mark that means something."""
-    return (
-        ",".join('"' + field.replace('"', '""') + '"' if set(field) & set(',"\r\n') else field for field in fields)
-        + "\n"
-    )
+    marks = {delimiter, '"', "\r", "\n"}
+    quoted = ('"' + field.replace('"', '""') + '"' if marks & set(field) else field for field in fields)
+    return delimiter.join(quoted) + "\n"
 
 
 def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) -> str:

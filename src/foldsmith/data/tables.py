@@ -50,6 +50,7 @@ class Table:
     classes: Classes
     separator: str = " "  # between labels
     groups: list[str] | None = None  # of every image, where data.group_column is named
+    by_columns: bool = False  # the csv has a column a class
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,7 +68,8 @@ class Table:
         """What was read, for people: a label column that was split wrongly shows here."""
         names = self.classes.names
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        labels = f"{len(self.indices) / max(1, len(self)):.2f} labels an image, split at {self.separator!r}"
+        how = "a column a class" if self.by_columns else f"split at {self.separator!r}"
+        labels = f"{len(self.indices) / max(1, len(self)):.2f} labels an image, {how}"
         return f"{len(self)} images, {len(names)} classes ({shown}), {labels}"
 
     @cached_property
@@ -83,7 +85,9 @@ class Table:
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         indices = np.concatenate(parts) if parts else self.indices[:0]
         groups = None if self.groups is None else [self.groups[row] for row in rows]
-        return Table([self.ids[row] for row in rows], starts, indices, self.classes, self.separator, groups)
+        return Table(
+            [self.ids[row] for row in rows], starts, indices, self.classes, self.separator, groups, self.by_columns
+        )
 
     def counts(self) -> NDArray[np.int64]:
         """Images of every class, (classes,)."""
@@ -136,7 +140,7 @@ def read_table(config: Config) -> Table:
     at = f"labels are split at {separator!r} (data.label_separator)"
     hint = f"see {config.data_path('labels_csv')}; {'data.task: multiclass splits no label' if one_label else at}; "
     starts, indices = encode_labels(sheet, ids, words, index, hint)
-    return Table(ids, starts, indices, classes, separator, group_column(sheet, config))
+    return Table(ids, starts, indices, classes, separator, group_column(sheet, config), sheet.classes is not None)
 
 
 def label_words(sheet: Sheet, config: Config, separator: str) -> list[list[str]]:
