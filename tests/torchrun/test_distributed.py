@@ -17,7 +17,7 @@ from foldsmith.data.images import read_image
 from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
 from foldsmith.losses import build_loss, divisor
-from foldsmith.models.build import with_image_stats
+from foldsmith.models.build import build_model, with_image_stats
 from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
@@ -124,6 +124,23 @@ def test_batch_norm_is_synchronised_on_request_and_on_gpus(monkeypatch):
     changed = parallel.synchronised_batch_norm(model, torch.device("cuda"))
     kinds = {type(layer).__name__ for layer in changed.modules() if "BatchNorm" in type(layer).__name__}
     assert kinds == {"SyncBatchNormAct"} and list(changed.state_dict()) == names
+
+
+@pytest.mark.slow
+def test_every_parameter_of_the_configs_networks_gets_a_gradient():
+    """DistributedDataParallel waits for each; without numbers, on torch's meta device."""
+    models = {}  # by what makes a network: arch, pooling, widths of the head
+    for path in sorted((ROOT / "configs").rglob("*.yml")):
+        model = load_config(str(path)).model
+        models[model.arch, model.pooling, tuple(model.head_layers)] = tuple(model.input_size)
+    assert len(models) > 15
+    models["test_efficientnet", "catavgmax", (8,)] = models["test_vit", "avg", (8,)] = (160, 160)
+    for (arch, pooling, head_layers), (height, width) in models.items():
+        options = {"num_classes": 5, "input_size": (height, width), "pooling": pooling, "head_layers": head_layers}
+        with torch.device("meta"):
+            model = build_model(arch, **options).train()
+            model(torch.empty(2, 3, height, width)).sum().backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == [], arch
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):

@@ -68,7 +68,8 @@ class Data(Section):
     pad: Literal["reflect", "edge", "white", "black"] = Field("reflect", description="what lies beyond the image")
     cache: Literal["auto", "disk", "ram", "off"] = Field(
         "auto",
-        description="decoded images, kept for later epochs; auto: on disk where they fit, else off",
+        description="decoded images, kept for later epochs; auto: on disk where they fit, else "
+        "off; ram: of one process alone",
     )
 
 

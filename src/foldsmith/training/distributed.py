@@ -28,10 +28,18 @@ T = TypeVar("T")
 # process 0 works alone (decoding into the cache, scoring, writing) the others wait for it in a group of their own.
 STEP = timedelta(minutes=30)
 ALONE = timedelta(hours=4)
+JOIN = timedelta(minutes=10)  # in which all processes of a start have come to their first meeting
 KNOCK = timedelta(seconds=5)  # in which a store that is there answers
 
 # How gloo and torch's store tell that another process is gone or silent; nccl ends the process by itself.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out after")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "timed out after",
+    "wait timeout after",
+)
 
 _device = torch.device("cpu")  # whose backend sums numbers: between GPUs nccl is many times as fast as gloo
 _patient: dist.ProcessGroup | None = None  # gloo, with the patience of ALONE
@@ -119,19 +127,21 @@ def _meeting_place() -> dict[str, Any]:
     known = os.environ
     if known.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
-    host, number = known["MASTER_ADDR"], int(known["RANK"])
-    agents = dist.TCPStore(host, int(known["MASTER_PORT"]), is_master=False, timeout=STEP)
+    host, number, count = known["MASTER_ADDR"], int(known["RANK"]), int(known["WORLD_SIZE"])
+    agents = dist.TCPStore(host, int(known["MASTER_PORT"]), is_master=False, timeout=JOIN)
     if number == 0:
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STEP)
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=JOIN)
         agents.set("foldsmith", str(store.port))
     else:
         store = _find_store(agents, host)
-    return {"store": store, "rank": number, "world_size": int(known["WORLD_SIZE"])}
+    store.set(f"came {number}", "")
+    store.wait([f"came {each}" for each in range(count)], JOIN)
+    return {"store": store, "rank": number, "world_size": count}
 
 
 def _find_store(agents: dist.TCPStore, host: str) -> dist.TCPStore:
     """The store that process 0 of this start has opened or is about to open."""
-    ends = time.monotonic() + STEP.total_seconds()
+    ends = time.monotonic() + JOIN.total_seconds()
     while True:
         try:
             port = int(agents.get("foldsmith"))
