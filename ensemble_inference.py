@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
         "folder and runs)",
     )
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the competition's folder (default: the config's)")
-    parser.add_argument("--output", type=Path, default=Path("submission.csv"), metavar="FILE")
+    parser.add_argument(
+        "--output", type=Path, default=Path("submission.csv"), metavar="FILE", help="default: submission.csv"
+    )
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], help="default: cuda where there is one, all of its devices"
     )

@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", default="auto", help=f"{METHODS} (default: auto, the best of them)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for the search, at most (default: 10)")
     parser.add_argument("--metric", help="what to maximise (default: the experiments' metric)")
-    parser.add_argument("--thresholds", choices=["joint", "per-group", "per-class"], default="joint")
+    parser.add_argument(
+        "--thresholds", choices=["joint", "per-group", "per-class"], default="joint", help="default: joint"
+    )
     parser.add_argument("--min-labels", type=int, default=0, metavar="N", help="of an image (default: 0)")
     parser.add_argument("--max-labels", type=int, metavar="N", help="of an image (default: any number)")
     parser.add_argument("--max-hours", type=float, help="that inference may take; needs --num-images")

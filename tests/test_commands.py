@@ -108,6 +108,14 @@ def test_help_has_an_example_that_parses(name):
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, *cli.TOOLS])
+def test_every_argument_says_what_it_is(name):
+    parser = parser_of(name) if name in SCRIPTS else tools()[name]
+    assert [action.dest for action in parser._actions if not action.help] == []
+    page = (ROOT / "docs" / "commands" / f"{name}.md").read_text()
+    assert not re.search(r"\|\s*\|$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, *cli.TOOLS])
 def test_every_command_has_a_page_with_all_its_options(name):
     text = (ROOT / "docs" / "commands" / f"{name}.md").read_text()
     parser = parser_of(name) if name in SCRIPTS else tools()[name]

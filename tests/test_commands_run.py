@@ -36,6 +36,7 @@ ELSEWHERE = {  # commands that do not run here, by what is in them, and why
     "insects": "the same",
     "level1_train": "files of the older program: tests/test_ensemble_older.py",
     "benchmarks/": "measures for minutes",
+    "--push": "needs an account on Kaggle: tests/test_kernel_metadata.py",
     "--help": "read by tests/test_commands.py",
 }
 

@@ -192,6 +192,18 @@ def test_other_metrics(tmp_path, metric, task):
     assert low <= ensemble.nested_score <= high
 
 
+def test_intervals_of_log_loss_by_hand(tmp_path):
+    """Log loss is a mean over images: 1,000 resamples of the images' losses, folds one after the other."""
+    (member,), targets = random_members(12, count=1, rows=300)
+    ensemble = searched(tmp_path, [member], targets, "--metric", "log_loss")
+    order = np.concatenate([np.flatnonzero(np.arange(300) % 3 == fold) for fold in range(3)])
+    losses = -np.log(np.where(targets, member, 1 - member)).mean(axis=1, dtype=np.float64)[order]
+    rng = np.random.default_rng(0)
+    means = [losses[rng.integers(0, 300, 300, dtype=np.int32)].mean() for _ in range(1000)]
+    assert ensemble.score_interval == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=1e-6)
+    assert ensemble.nested_score == pytest.approx(losses.mean(), abs=1e-6)
+
+
 def test_thresholds_of_classes_and_groups_are_better_where_classes_differ(tmp_path):
     members, targets = random_members(9, rows=600)
     scale = np.where(np.arange(20) < 10, 1.0, 0.15).astype(np.float32)  # the second group's values are all low

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,6 +115,9 @@ def full_disk() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device", "a.npy")
 
 
+FREE = "7.0 MB are free, at least some KB are needed\n  hint: free some space\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -121,8 +125,8 @@ def full_disk() -> OSError:
         (UserError("m", code=errors.EXIT_UNTRUSTED), 4, "error: m\n"),
         (UserError("m", code=errors.EXIT_ENVIRONMENT), 3, "error: m\n"),
         (UserError("m", code=errors.EXIT_DEADLINE), 5, "error: m\n"),
-        (full_disk(), 3, "error: a.npy could not be written: No space left on device\n"),
-        (OSError(errno.EDQUOT, "Quota exceeded"), 3, "error: a file could not be written: Quota exceeded\n"),
+        (full_disk(), 3, f"error: a.npy: could not be written: No space left on device; {FREE}"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), 3, f"error: a file could not be written: Quota exceeded; {FREE}"),
         (MemoryError(), 3, "error: out of memory\n  hint: a smaller batch_size or input_size needs less memory\n"),
         (KeyboardInterrupt(), 130, ""),  # the signal's handler has said it
         (SystemExit(2), 2, ""),
@@ -130,8 +134,14 @@ def full_disk() -> OSError:
     ids=["usage", "untrusted", "environment", "deadline", "disk", "quota", "memory", "interrupt", "exit"],
 )
 def test_the_exit_code_and_the_words(
-    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture, restore_sigterm: None
+    error: BaseException,
+    code: int,
+    text: str,
+    capsys: pytest.CaptureFixture,
+    restore_sigterm: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=7_000_000))
     with pytest.raises(SystemExit) as ended:
         errors.run(raising(error))
     assert (ended.value.code, capsys.readouterr()) == (code, ("", text))

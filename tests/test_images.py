@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from foldsmith.data.headers import read_header
 from foldsmith.data.images import Geometry, ImageError, find_images, read_image
 from foldsmith.errors import UserError
 
@@ -98,6 +99,15 @@ def test_palettes_are_resolved_with_their_transparency(tmp_path):
     same(decode(tmp_path, "color.png", RGB, transparency=(1, 2, 3)), expected)
 
 
+def test_a_gif_s_transparent_colour_is_laid_over_white(tmp_path):
+    expected = RGB.copy()
+    expected[1, 0] = 255
+    same(decode(tmp_path, "t.gif", palette_image(), transparency=2), expected)
+    same(decode(tmp_path, "none.gif", palette_image()), RGB)
+    notes = {name: read_header((tmp_path / name).read_bytes()).notes for name in ("t.gif", "none.gif")}
+    assert notes == {"t.gif": ["palette", "alpha"], "none.gif": ["palette"]}
+
+
 def test_palette_transparency_behind_a_long_colour_profile(tmp_path):
     profile = np.random.default_rng(0).bytes(20_000)
     image = decode(tmp_path, "t.png", palette_image(), transparency=ALPHA.tobytes(), icc_profile=profile)
@@ -123,9 +133,17 @@ def test_floats_are_scaled_to_their_range(tmp_path):
     same(decode(tmp_path, "gray.tif", values), repeat([[0, 64], [255, 128]]))
     cv2.imwrite(str(tmp_path / "rgb.tif"), np.dstack([values, values * 0, values * 0 - 1]))  # in the order BGR
     same(read_image(tmp_path / "rgb.tif"), np.dstack([[[0, 0], [0, 0]], [[64, 64], [64, 64]], [[0, 64], [255, 128]]]))
+
+
+def test_a_tiff_of_whose_transparency_opencv_does_not_tell_is_refused(tmp_path):
+    """Rather than read as if it had none."""
     rgba = np.dstack([RGB, ALPHA])[:, :, [2, 1, 0, 3]]
-    cv2.imwrite(str(tmp_path / "rgba.tif"), (rgba / 255).astype(np.float32))
-    same(read_image(tmp_path / "rgba.tif"), RGB)
+    cv2.imwrite(str(tmp_path / "floats.tif"), (rgba / 255).astype(np.float32))
+    Pillow.fromarray(np.dstack([GRAY, ALPHA]), "LA").save(tmp_path / "gray.tif")
+    for name in ("floats", "gray"):
+        reason = rf"^a TIFF \({name}\) with transparency, which OpenCV does not read: save it as PNG$"
+        with pytest.raises(ImageError, match=reason):
+            read_image(tmp_path / f"{name}.tif")
 
 
 UPRIGHT = {  # EXIF orientation -> what a reader does with the stored pixels

@@ -48,7 +48,7 @@ def test_a_training_kernel_holds_training_code_config_folds_and_tables(chain, tm
     assert not [name for name in found["sources"] if name.startswith(forbidden)]
     files, options = found["files"], found["options"]
     (tmp_path / "a.yml").write_text(files["configs/a.yml"])
-    assert load_config(tmp_path / "a.yml") == load_config(chain.folder / "a.yml", chain.sets)
+    assert load_config(tmp_path / "a.yml").model_dump() == load_config(chain.folder / "a.yml", chain.sets).model_dump()
     with open(chain.runs / "a" / "folds.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert files["folds.txt"].split() == [row["fold"] for row in rows], "of the run, in its order"

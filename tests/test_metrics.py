@@ -239,6 +239,19 @@ def test_metrics_by_hand():
     assert find_metric("log_loss", "multiclass").score(certain, targets) == pytest.approx(-np.log(1e-7) / 4)
 
 
+@pytest.mark.parametrize(("task", "means"), [("multilabel", {"log_loss"}), ("multiclass", {"log_loss", "accuracy"})])
+def test_what_every_image_contributes(task, means):
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.ones(5), 40).astype(np.float32)
+    targets = rng.integers(0, 5, 40)[:, None] == np.arange(5)
+    for name, metric in METRICS[task].items():
+        rows = metric.of_images(p, targets)
+        assert (rows is not None) == (name in means), name
+        if rows is not None:
+            assert rows.shape == (40,) and rows.mean() == pytest.approx(metric.score(p, targets), abs=1e-7)
+            assert metric.of_images(p[7:8], targets[7:8])[0] == pytest.approx(rows[7], abs=1e-7)
+
+
 def test_names_that_are_no_metric_or_do_not_fit():
     for name, task, what in (
         ("f2_makro", "multilabel", "unknown metric 'f2_makro'\n  hint: did you mean 'f2_macro'"),

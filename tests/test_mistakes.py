@@ -6,6 +6,7 @@ A change of wording shows as a difference. FOLDSMITH_GOLDEN=write pytest tests/t
 import importlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -240,3 +241,12 @@ def test_a_mistake_gets_its_message(name, tmp_path, chain, capsys, monkeypatch):
 
 def test_no_message_is_left_of_a_mistake_that_is_gone():
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(MISTAKES) and len(MISTAKES) >= 20
+
+
+def test_the_advice_about_a_broken_image_can_be_pasted(tmp_path, chain, capsys):
+    text = message_of(MISTAKES["broken_image"](tmp_path, chain), capsys)
+    command = re.search("`foldsmith (.+)` lists", text)
+    assert command is not None
+    with pytest.raises(UserError, match="1 of .* images are bad"):
+        cli.main(shlex.split(command[1]))
+    assert f"{tmp_path}/images/000538be4ee0.jpg: empty file\n" in capsys.readouterr().out

@@ -16,10 +16,10 @@ from foldsmith.ensemble.file import blend, read_ensemble
 from foldsmith.ensemble.members import OofData
 from foldsmith.errors import UserError
 from foldsmith.metrics import above, best_fbeta, decide, fbeta, image_fbeta
-from foldsmith.report.collect import collect
+from foldsmith.report.collect import collect, judge_runs
 from foldsmith.report.gallery import MOST_BYTES, data_uri, gallery
 from foldsmith.report.judge import Decision
-from foldsmith.report.leaderboard import WAITING
+from foldsmith.report.leaderboard import WAITING, as_text
 from foldsmith.report.page import build_page
 from foldsmith.report.runs import find_runs
 from tests.conftest import Chain
@@ -188,6 +188,11 @@ def test_a_blend_is_shown_as_inference_decides_it(tmp_path, words):
     assert shown["score"] == ensemble.score == line(content, "best")["score"] and content["notes"] == []
     assert shown["threshold"] == line(content, "best")["threshold"] == ensemble.threshold
     assert (shown["min_labels"], shown["max_labels"]) == (ensemble.min_labels, ensemble.max_labels)
+    how = ["by class"] if isinstance(ensemble.threshold, list) else [f"{ensemble.threshold:.4f}"]
+    how += [f"at least {ensemble.min_labels}"] if ensemble.min_labels else []
+    how += [f"at most {ensemble.max_labels}"] if ensemble.max_labels else []
+    (row,) = [row for row in as_text(judge_runs([tmp_path])[0]).splitlines() if " best " in row]
+    assert f"  {', '.join(how)}  " in row
     assert shown["columns"]["predicted"] == predicted.sum(axis=0).tolist()
     used = np.broadcast_to(ensemble.threshold, 20)
     assert shown["columns"]["threshold"] == [round(float(each), 4) for each in used]
@@ -294,6 +299,41 @@ def test_a_blend_of_other_weights_is_named_and_not_looked_into(chain, tmp_path):
     content = collect([chain.runs, tmp_path / "best.yml"])
     assert "best" not in content["classes"] and line(content, "best")["kind"] == "blend"
     assert "was trained or predicted again since the search" in content["notes"][0]
+    assert judge_runs([chain.runs, tmp_path / "best.yml"])[1] == content["notes"]
+    for change, message in (
+        (lambda text: re.sub(r"classes_sha256: \w+", "classes_sha256: x", text), "it is of another class list"),
+        (
+            lambda text: re.sub(r"(?m)^threshold: .*", "threshold: [0.1, 0.2]", text),
+            "it has 2 thresholds for 55 classes",
+        ),
+    ):
+        (tmp_path / "best.yml").write_text(change(text))
+        (note,) = collect([chain.runs, tmp_path / "best.yml"])["notes"]
+        assert note == f"the blend best is not looked into, its scores are its file's: {message}"
+
+
+def test_a_blend_whose_members_are_not_all_there_has_no_time(chain):
+    lines, notes = judge_runs([chain.runs / "a", chain.ensemble])
+    best = next(each for each in lines if each.kind == "blend")
+    assert best.seconds is None and best.score == read_ensemble(chain.ensemble).score
+    reason = "its members b are not among the experiments named"
+    assert notes == [f"the blend best is not looked into, its scores are its file's: {reason}"]
+
+
+def test_ensembles_of_one_name_are_told_apart(chain, tmp_path):
+    (tmp_path / "best.yml").write_text(chain.ensemble.read_text())
+    found = find_runs([chain.runs, chain.ensemble, tmp_path / "best.yml", chain.ensemble])
+    assert list(found.ensembles) == [str(chain.ensemble.resolve()), str((tmp_path / "best.yml").resolve())]
+
+
+def test_an_output_that_can_t_be_written_is_refused_first(chain, tmp_path):
+    for words in (
+        ["report", str(chain.runs)],
+        ["label-issues", str(chain.runs / "a")],
+        ["preview", "--config", "clipart_tiny"],
+    ):
+        with pytest.raises(UserError, match="--output: can't be written: it is a folder"):
+            cli.main([*words, "--output", str(tmp_path)])
 
 
 def test_paths_that_hold_nothing_say_so(tmp_path):
@@ -401,7 +441,7 @@ def test_compare_by_metrics_without_a_threshold(tmp_path, capsys, task, metric):
     else:
         rows = [(p.argmax(axis=1) == targets.argmax(axis=1)).astype(float) for p in members]
     difference, rng = rows[1] - rows[0], np.random.default_rng(0)
-    drawn = np.array([difference[rng.integers(0, 600, 600)].mean() for _ in range(100)])
+    drawn = [difference[rng.integers(0, 600, 600, dtype=np.int32)].mean() for _ in range(1000)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert high < 0 if metric == "log_loss" else low > 0
     for (a, b), sign in ((("m0", "m1"), 1), (("m1", "m0"), -1)):
@@ -409,15 +449,11 @@ def test_compare_by_metrics_without_a_threshold(tmp_path, capsys, task, metric):
         text = words(capsys.readouterr().out)
         bounds = sorted((sign * low, sign * high))
         assert f"{metric}, the {'smaller' if metric == 'log_loss' else 'larger'} the better" in text
-        gain = float(
-            re.search(rf"out of fold, {b} minus {a} (\S+), 95 % of 100 paired resamples (\S+) .. (\S+)", text)[1]
-        )
-        found = [float(each) for each in re.search(r"resamples (\S+) \.\. (\S+)", text).groups()]
-        assert gain == pytest.approx(sign * difference.mean(), abs=1.1e-5) and found == pytest.approx(
-            bounds, abs=1.1e-5
-        )
-        share = "100.0%" if sign == 1 else "0.0%"
-        assert f"{b} is better in {share} of the resamples; m1 is clearly better" in text
+        pattern = rf"out of fold, {b} minus {a} (\S+), 95 % of 1000 paired resamples (\S+) \.\. (\S+)"
+        found = [float(each) for each in re.search(pattern, text).groups()]
+        assert found == pytest.approx([sign * difference.mean(), *bounds], abs=1.1e-5)
+        share = (sign * (-1 if metric == "log_loss" else 1) * np.array(drawn) > 1e-9).mean()
+        assert f"{b} is better in {share:.1%} of the resamples; m1 is clearly better" in text
         assert "threshold" not in text and " images " not in text
 
 

@@ -1,6 +1,7 @@
 """The report in a real browser: Debian's Chromium without a screen, driven by Selenium. Skipped where there is none."""
 
 import base64
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,6 +257,28 @@ def test_the_fold_table(opened, chain):
     assert column(opened, "folds", "Share") == ["50.0 %", "50.0 %"]
     absent = [str(len(of_fold[1 - fold] - of_fold[fold])) for fold in (0, 1)]
     assert column(opened, "folds", "Classes absent") == absent
+
+
+def test_many_models_and_a_blend_with_rules_of_its_own(browser, content, tmp_path):
+    content = copy.deepcopy(content)
+    (best,) = [line for line in content["leaderboard"] if line["name"] == "best"]
+    rule = {"threshold": [0.1] * 55, "min_labels": 1, "max_labels": 3}
+    best |= rule
+    content["classes"]["best"] |= rule
+    sweeps = content["groups"][0]["sweeps"]
+    sweeps += [{**sweeps[0], "name": f"n{number}", "y": [0.1] * len(sweeps[0]["y"])} for number in range(9)]
+    write_page(tmp_path / "many.html", content)
+    show(browser, tmp_path / "many.html", 1280, "light")
+    assert column(browser, "leaderboard", "Threshold")[0] == "by classat least 1, at most 3"
+    heading(browser, "leaderboard", "Threshold").click()
+    assert column(browser, "leaderboard", "Experiment") == ["b", "a", "best", "c"]
+    about = browser.find_elements(By.CSS_SELECTOR, "#classes .about")[0].text
+    assert "above a threshold of each class's own, at least 1, at most 3 an image." in about
+    names = "return [...document.querySelectorAll('#threshold .legend span')].map((e) => e.textContent)"
+    shown = browser.execute_script(names)
+    assert len(shown) == 8 and shown[0] == "best" and set(shown) >= {"a", "b"}, "the best ones"
+    browser.find_element(By.CSS_SELECTOR, "#threshold select").send_keys("all")
+    assert len(browser.execute_script(names)) == 12 and browser.get_log("browser") == []
 
 
 def test_1103_classes_and_all_pictures_in_the_browser(browser, wide, tmp_path):

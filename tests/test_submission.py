@@ -42,6 +42,12 @@ def test_label_lists_and_one_label():
     assert Path("s.csv").read_text() == 'label,id\n1,b\n0,"a,1"\n'
 
 
+def test_the_delimiter_is_the_sample_s():
+    Path("sample_submission.csv").write_text("id;label\n007;x\na,1;x\n")
+    write_submission(Path("s.csv"), *read_sample(config()), ["1 2", "0;1"])
+    assert Path("s.csv").read_text() == 'id;label\n007;1 2\na,1;"0;1"\n'
+
+
 def test_a_probability_a_class_is_exact_and_in_the_sample_s_order():
     Path("sample_submission.csv").write_text("2,id,0,1\n0,b,0,0\n0,a,0,0\n")
     sheet, id_column = read_sample(config())

@@ -54,6 +54,30 @@ def test_ids_labels_and_classes() -> None:
     assert len(read.take(np.array([], dtype=int))) == 0
 
 
+def test_a_column_a_class() -> None:
+    """Classes are the columns, in their order, those that no image has included; every separator keeps names whole."""
+    read = table("id,red fox,a;b,owl\n007,1,0,0\nb,0.0,1.0,0\nc,0,0,0\nd,1,1,0\n")
+    assert read.ids == ["007", "b", "c", "d"] and read.classes.tokens == ["red fox", "a;b", "owl"]
+    assert words(read) == [["red fox"], ["a;b"], [], ["red fox", "a;b"]]
+    assert table("id,x,y\na,1,0\nb,0,1\n", task="multiclass").indices.tolist() == [0, 1]
+    named = table("id,x,site,y\na,1,7,0\nb,0,8,1\n", label_column=["y", "x"], group_column="site")
+    assert named.classes.tokens == ["y", "x"] and named.groups == ["7", "8"] and words(named) == [["x"], ["y"]]
+    listed = table("id,2,0\na,1,0\nb,1,1\n", "id,name\n0,zero\n1,one\n2,two\n")
+    assert listed.classes.names == ["zero", "one", "two"] and words(listed) == [["2"], ["0", "2"]]
+    assert "in a class's name" in refusal('id,a b;c,d|e,"f,g\th"\nx,1,0,1\n')
+    number = refusal("id,x,y\na,0,1\nb,1,2\n", label_column=["x", "y"])
+    assert number == "train.csv:3: data.label_column: '2' in column 'y' is neither 0 nor 1"
+    missing = refusal("id,x,y\na,0,1\n", label_column=["x", "z"])
+    assert missing.startswith("train.csv:1: data.label_column: no column 'z' in the header ['id', 'x', 'y']")
+    several = refusal("id,x,y\na,1,1\n", task="multiclass")
+    assert "train.csv:2: 'a' has the labels ['x', 'y'], and data.task: multiclass wants exactly one" in several
+
+
+def test_columns_of_0_and_1_beside_a_usual_name_are_no_classes() -> None:
+    assert table("id,target,checked\na,1,0\nb,0,1\n").classes.tokens == ["0", "1"]
+    assert words(table("id,has_cactus\na,1\nb,0\n")) == [["1"], ["0"]]
+
+
 def test_ids_survive_byte_for_byte() -> None:
     quoted = ['"' + name.replace('"', '""') + '"' for name in AWKWARD_IDS]
     assert table("id,label\n" + "".join(f"{name},x\n" for name in quoted)).ids == AWKWARD_IDS

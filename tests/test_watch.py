@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import os
 import re
 import struct
@@ -13,7 +14,6 @@ import pytest
 import train
 from foldsmith.config import load_config
 from foldsmith.errors import UserError
-from foldsmith.training import loggers
 from foldsmith.training.loggers import open_loggers
 from tests.test_chain import csv_rows
 
@@ -54,14 +54,19 @@ def terminal():
 
 def test_one_bar_a_fold_with_loss_score_speed_and_time_left(small, tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    words = ["--config", "clipart_tiny", "--output", str(tmp_path / "runs"), "--set", *small]
     with terminal() as written:
-        folder = run(small, tmp_path)
-    shown = re.findall(r"\r([^\r\n]*fold 0[^\r\n]*)", "".join(written))
-    assert all(text.startswith("clipart_tiny fold 0") for text in shown) and len(shown) > 5
-    f2 = csv_rows(folder / "metrics.csv")[0]["f2"]
-    last = [text for text in shown if "f2=" in text][-1]
-    assert re.search(r" \d+%\|.*\| epoch \d\.\d/2 \[\d\d:\d\d<\d\d:\d\d, ", last)
-    assert re.search(r"images/s=\d+", last) and re.search(r"loss=\d\.\d{4}", last) and f"f2={float(f2):.4f}" in last
+        train.main(words)
+    for fold in (0, 1):
+        shown = re.findall(rf"\r([^\r\n]*fold {fold} [^\r\n]*)", "".join(written))
+        assert all(text.startswith(f"clipart_tiny fold {fold} ") for text in shown) and len(shown) > 5
+        done = [float(re.search(r"epoch (\d\.\d)/2 ", text)[1]) for text in shown]
+        assert done == sorted(done) and done[-1] == 2.0, "one bar, which only moves on"
+        f2 = csv_rows(tmp_path / "runs" / "clipart_tiny" / f"fold{fold}" / "metrics.csv")[0]["f2"]
+        last = [text for text in shown if "f2=" in text][-1]
+        assert re.search(r" \d+%\|.*\| epoch \d\.\d/2 \[\d\d:\d\d<\d\d:\d\d, ", last)
+        assert re.search(r"images/s=\d+", last) and re.search(r"loss=\d\.\d{4}", last) and f"f2={float(f2):.4f}" in last
+        assert (tmp_path / "runs" / "clipart_tiny" / f"fold{fold}" / "train.log").stat().st_size > 0
     assert "validation" not in "".join(written), "validation has no bar of its own"
 
 
@@ -144,12 +149,14 @@ def test_weights_and_biases_offline(small, tmp_path, monkeypatch):
     assert [int(each["_step"]) for each in seen] == [1, 2]
 
 
-def test_a_logger_that_is_not_installed_says_so_before_training(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(loggers.WeightsAndBiases, "package", "no_such_package")
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_says_so_before_training(small, tmp_path, monkeypatch, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
     with pytest.raises(UserError) as caught:
-        run(small, tmp_path, "train.loggers=[wandb]")
+        run(small, tmp_path, f"train.loggers=[{package}]")
     assert str(caught.value) == (
-        "train.loggers: wandb is not installed\n  hint: pip install no_such_package, or take it out of train.loggers"
+        f"train.loggers: {package} is not installed\n  hint: pip install {package}, or take it out of train.loggers"
     )
     assert not (tmp_path / "runs").exists()
 

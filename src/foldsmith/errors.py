@@ -27,6 +27,7 @@ WRITE_ERRNOS = {
     errno.EPERM,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.EEXIST,  # a folder is to be made where a file is
 }
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -87,7 +88,9 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     except OSError as error:
         if error.errno not in WRITE_ERRNOS:
             raise
-        print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}", file=sys.stderr)
+        from foldsmith.files import unnamed_failure  # which imports this module
+
+        print(f"error: {unnamed_failure(error)}", file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
     except (MemoryError, RuntimeError) as error:
         # torch's own classes can't be named here: importing torch takes seconds

@@ -73,12 +73,24 @@ def _not_written(path: Path, temporary: Path | None, size: int | None, error: Ex
     return UserError(f"could not be written: {reason}; {room}", file=path, hint=hint, code=EXIT_ENVIRONMENT)
 
 
+def unnamed_failure(error: OSError) -> UserError:
+    """The error of a write that went past this module: of a lock's file, a temporary folder, standard output."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    free = _megabytes(shutil.disk_usage(_folder_of(path or Path("a file"))).free)
+    what = f"could not be written: {error.strerror}; {free} are free, at least some KB are needed"
+    return UserError(what if path else f"a file {what}", file=path, hint="free some space", code=EXIT_ENVIRONMENT)
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder that a file lies in or, where that is not there yet, the nearest one above that is."""
+    return next(each for each in path.absolute().parents if each.exists())
+
+
 def _room(path: Path, temporary: Path | None, size: int | None) -> str:
     """How much room a file that could not be written needs, and how much there is."""
     sizes = [each.stat().st_size for each in (path, temporary) if each is not None and each.is_file()]
     needs = f"about {_megabytes(size)}" if size is not None else f"more than {_megabytes(max(sizes, default=0))}"
-    folder = next(each for each in path.absolute().parents if each.exists())
-    return f"it needs {needs}, {_megabytes(shutil.disk_usage(folder).free)} are free"
+    return f"it needs {needs}, {_megabytes(shutil.disk_usage(_folder_of(path)).free)} are free"
 
 
 def _megabytes(size: int) -> str:

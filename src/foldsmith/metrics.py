@@ -59,10 +59,15 @@ class Metric:
     _best: Callable[[Probabilities, Targets], Best] | None = None
     beta: float = 1.0  # of those with a threshold
     by_class: bool = False  # those with a threshold: whether F-beta is averaged over classes instead of images
+    _of_images: Callable[[Probabilities, Targets], NDArray[np.float64]] | None = None
 
     def score(self, probabilities: Probabilities, targets: Targets, threshold: float | None = None) -> float:
         """The score at a threshold, which metrics without one ignore."""
         return self._score(probabilities, targets, 0.5 if threshold is None else threshold)
+
+    def of_images(self, probabilities: Probabilities, targets: Targets) -> NDArray[np.float64] | None:
+        """What every image contributes, where the metric has no threshold and is the mean over images; else None."""
+        return self._of_images(probabilities, targets) if self._of_images else None
 
     def best(self, probabilities: Probabilities, targets: Targets) -> Best:
         """The score at the best joint threshold."""
@@ -71,13 +76,21 @@ class Metric:
 
 def log_loss(probabilities: Probabilities, targets: Targets) -> float:
     """Mean binary cross-entropy over images and classes; probabilities are kept 1e-7 away from 0 and 1."""
+    return float(_log_losses(probabilities, targets).mean(dtype=np.float64))
+
+
+def _log_losses(probabilities: Probabilities, targets: Targets) -> NDArray[np.float32]:
     p = np.clip(probabilities, np.float32(1e-7), np.float32(1 - 1e-7))
-    return float(-np.log(np.where(targets, p, 1 - p)).mean(dtype=np.float64))
+    return np.asarray(-np.log(np.where(targets, p, 1 - p)))
 
 
 def class_log_loss(probabilities: Probabilities, targets: Targets) -> float:
     """Multi-class cross-entropy: the mean of -log p of the true class; p is at least 1e-7."""
-    return float(-np.log(np.maximum(probabilities[targets], np.float32(1e-7))).mean(dtype=np.float64))
+    return float(_class_log_losses(probabilities, targets).mean())
+
+
+def _class_log_losses(probabilities: Probabilities, targets: Targets) -> NDArray[np.float64]:
+    return -np.log(np.maximum(probabilities[targets], np.float32(1e-7))).astype(np.float64)
 
 
 def decide(
@@ -112,7 +125,11 @@ def top_class(probabilities: Probabilities) -> Targets:
 
 def accuracy(probabilities: Probabilities, targets: Targets) -> float:
     """Share of images whose most probable class is the true one."""
-    return float(np.take_along_axis(targets, probabilities.argmax(axis=1)[:, None], axis=1).mean())
+    return float(_right(probabilities, targets).mean())
+
+
+def _right(probabilities: Probabilities, targets: Targets) -> NDArray[np.float64]:
+    return np.take_along_axis(targets, probabilities.argmax(axis=1)[:, None], axis=1)[:, 0].astype(np.float64)
 
 
 def class_fbeta(probabilities: Probabilities, targets: Targets, beta: float) -> NDArray[np.float64]:
@@ -210,14 +227,23 @@ METRICS: dict[str, dict[str, Metric]] = {
         "f2_macro": _fbeta_macro("f2_macro", 2.0),
         "f1_macro": _fbeta_macro("f1_macro", 1.0),
         **{metric.name: metric for metric in _BOTH},
-        "log_loss": Metric("log_loss", MULTILABEL, False, False, lambda p, y, t: log_loss(p, y)),
+        "log_loss": Metric(
+            "log_loss",
+            MULTILABEL,
+            False,
+            False,
+            lambda p, y, t: log_loss(p, y),
+            _of_images=lambda p, y: _log_losses(p, y).mean(axis=1, dtype=np.float64),
+        ),
     },
     "multiclass": {
-        "accuracy": Metric("accuracy", MULTICLASS, True, False, lambda p, y, t: accuracy(p, y)),
+        "accuracy": Metric("accuracy", MULTICLASS, True, False, lambda p, y, t: accuracy(p, y), _of_images=_right),
         "f1_macro": _fbeta_macro_of_top_class("f1_macro", 1.0),
         "f2_macro": _fbeta_macro_of_top_class("f2_macro", 2.0),
         "f1_above": _f1_above("f1_above", 0.7),
         **{metric.name: metric for metric in _BOTH},
-        "log_loss": Metric("log_loss", MULTICLASS, False, False, lambda p, y, t: class_log_loss(p, y)),
+        "log_loss": Metric(
+            "log_loss", MULTICLASS, False, False, lambda p, y, t: class_log_loss(p, y), _of_images=_class_log_losses
+        ),
     },
 }

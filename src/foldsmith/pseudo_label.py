@@ -12,7 +12,7 @@ import numpy as np
 
 from foldsmith.config import Config, load_config
 from foldsmith.data.oof_files import check_range, map_array
-from foldsmith.data.sheets import PSEUDO, Sheet, csv_line, id_column, label_column, read_csv
+from foldsmith.data.sheets import PSEUDO, Sheet, csv_line, id_column, label_column, read_csv, read_label_csv
 from foldsmith.data.tables import (
     Table,
     class_columns,
@@ -192,7 +192,7 @@ def _summary(added: Added, of: str) -> str:
 
 
 def _write(output: Path, config: Config, table: Table, more_labels: Added | None, more_rows: Added | None) -> None:
-    sheet = read_csv(valid_csv_path(config))
+    sheet = read_label_csv(valid_csv_path(config), config)
     ids, labels = sheet.columns.index(id_column(sheet, config)), sheet.columns.index(label_column(sheet, config))
     lines = [csv_line([*sheet.columns, PSEUDO])]
     new = _texts(more_labels, table)

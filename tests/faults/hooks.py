@@ -107,8 +107,8 @@ def hear_no_alarm() -> None:
     run.train_experiment = hanging
 
 
-def kill_once(marker: str) -> None:
-    """SIGKILL the first process that reads a training image, once in all runs that share the marker."""
+def lose_once(how: str, marker: str) -> None:
+    """Let the first process that reads a training image be killed or hang, once in all runs that share the marker."""
     from foldsmith.data import bad_images
 
     real = bad_images.RowReader.__call__
@@ -118,7 +118,9 @@ def kill_once(marker: str) -> None:
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return real(self, row)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)
 
     bad_images.RowReader.__call__ = reading
 
@@ -175,11 +177,25 @@ def _is_of(package: Path, name: str) -> bool:
 
 
 def measure_memory(path: str) -> None:
-    """Write the largest resident size of this process and its children, in bytes, when it ends."""
+    """Write the largest resident size of this command's process and of its children, in bytes, when it ends.
+
+    The process's own begins anew here: it was forked from one that is large.
+    """
     import resource
 
-    def write() -> None:
-        sizes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        Path(path).write_text(str(max(sizes) * 1024))
+    from tests.faults.bounds import forget_peak, resident
 
+    def write() -> None:
+        children = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of those that it has waited for
+        Path(path).write_text(str(max(resident("VmHWM"), children)))
+
+    forget_peak()
     atexit.register(write)
+
+
+def full_from_the_start() -> None:
+    """No file of the process can grow at all: a disk that is full before the command begins."""
+    import resource
+
+    print_through_pipes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

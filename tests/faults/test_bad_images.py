@@ -1,4 +1,4 @@
-"""40 image files of every kind: check-data lists each with its reason; training stops or skips; memory is bounded."""
+"""Over 40 image files of every kind: check-data lists each with its reason; training stops or skips; in 1 GB."""
 
 import contextlib
 import io
@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from foldsmith.data.headers import is_cut_off, read_header
 from foldsmith.data.images import ImageError, read_image
+from tests.faults.bounds import bounded
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RGB = Pillow.fromarray(PIXELS)
@@ -36,10 +37,10 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, data: bytes) -> bytes:
-    """A PNG of 1 bit a pixel; `data` are its packed rows."""
-    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+def png(width: int, height: int, data: bytes, bits: int = 1, color: int = 0, *more: bytes) -> bytes:
+    """A PNG, gray and of 1 bit a pixel where nothing else is said; `data` are its packed rows, `more` other chunks."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def bomb() -> bytes:
@@ -50,6 +51,7 @@ def bomb() -> bytes:
 JPEG, PNG, GRAY = saved(RGB, "JPEG"), saved(RGB, "PNG"), RGB.convert("L")
 ALPHA = RGB.copy()
 ALPHA.putalpha(GRAY)
+GRAY_PNG = saved(GRAY, "PNG")
 FLAT = png(30_000, 30_000, zlib.compress(b""))
 WIDE_BMP = b"BM" + bytes(16) + struct.pack("<iiHH", 30_000, 30_000, 1, 24) + bytes(28)
 WIDE_GIF = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(10)
@@ -70,6 +72,12 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "cut.webp": (saved(RGB, "WEBP")[:-20], "cut off"),
     "cut.bmp": (saved(RGB, "BMP")[:-100], "damaged"),
     "cut.tif": (saved(RGB, "TIFF")[:-1000], "damaged"),
+    "gray_alpha.tif": (saved(ALPHA.convert("LA"), "TIFF"), "a TIFF (gray) with transparency, which OpenCV does not"),
+    "lie_of_a_chunk.png": (GRAY_PNG[:33] + b"\xe0" + GRAY_PNG[34:], "cut off"),
+    "deep.png": (
+        png(10_000, 5001, b"", 16, 6),
+        "10000 x 5001 pixels of 16 bits: more than 50000000 (OPENCV_IO_MAX_IMA",
+    ),
     "empty.jpg": (b"", "empty file"),
     "missing.jpg": (None, "No such file or directory"),
     "page.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "an HTML page, not an image"),
@@ -92,6 +100,7 @@ UNUSUAL: dict[str, tuple[bytes, str]] = {
     "gray_alpha.png": (saved(ALPHA.convert("LA"), "PNG"), "alpha"),
     "palette.png": (saved(RGB.quantize(64), "PNG"), "palette"),
     "palette_alpha.png": (saved(RGB.quantize(64), "PNG", transparency=3), "alpha"),
+    "alpha.gif": (saved(RGB.quantize(64), "GIF", transparency=3), "alpha"),
     "bit.png": (saved(RGB.convert("1"), "PNG"), "1 bit"),
     "bit.tif": (saved(RGB.convert("1"), "TIFF"), "1 bit"),
     "cmyk.jpg": (saved(RGB.convert("CMYK"), "JPEG"), "CMYK"),
@@ -106,7 +115,7 @@ UNUSUAL: dict[str, tuple[bytes, str]] = {
 
 
 def test_there_are_forty_and_the_bomb_is_small():
-    assert len(BAD) + len(UNUSUAL) == 40
+    assert len(BAD) + len(UNUSUAL) == 44
     assert len(bomb()) < 50_000
 
 
@@ -147,7 +156,7 @@ def test_check_data_lists_each_with_its_reason(warm, competition, tmp_path):
         assert f"/{name}" in listed, name
         assert not [line for line in lines if re.match(rf"{tmp_path}/data/train/{name}: ", line)]
     assert "good" not in ended.out
-    assert f"error: {tmp_path}/data: {len(BAD)} of 46 images are bad, and 0 tables" in ended.err
+    assert f"error: {tmp_path}/data: {len(BAD)} of 50 images are bad, and 0 tables" in ended.err
     assert int(memory.read_text()) < GIGABYTE
 
 
@@ -186,7 +195,7 @@ def test_a_missing_image_is_named_before_training(warm, competition, tmp_path):
 
 
 def test_training_without_bad_images_when_told_so(warm, competition, tmp_path):
-    """All 23 bad files: each is said once, the run goes through training and out-of-fold prediction."""
+    """All bad files: each is said once, the run goes through training and out-of-fold prediction."""
     memory = tmp_path / "memory"
     words = [*competition(BAD), "data.on_bad_image=skip", "--output", tmp_path / "runs"]
     ended = warm.run("train.py", *words, "--fold", "0", hook=("measure_memory", str(memory)))
@@ -210,6 +219,27 @@ def test_what_is_unusual_comes_back_as_three_channels_of_bytes(tmp_path, name):
     assert header is not None and sorted(image.shape[:2]) == sorted((header.height, header.width))
 
 
+def transparent_and_turned() -> bytes:
+    more = chunk(b"eXIf", turned(6).tobytes()[6:]), chunk(b"PLTE", bytes(6)), chunk(b"tRNS", b"\x80")
+    return png(10_000, 9_999, zlib.compress(bytes(1251 * 9_999)), 1, 3, *more)
+
+
+LARGEST = {
+    "transparent and turned": transparent_and_turned,
+    "16 bits, transparent": lambda: png(7_000, 7_000, zlib.compress(bytes(56_001 * 7_000), 1), 16, 6),
+    "floats": lambda: saved(Pillow.new("F", (5_000, 4_999)), "TIFF"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGEST)
+def test_the_largest_image_of_a_kind_takes_less_than_a_gigabyte(tmp_path, name):
+    (tmp_path / "a").write_bytes(LARGEST[name]())
+    with bounded(60, 1000):
+        image = read_image(tmp_path / "a")
+    assert image.size > 70_000_000 and len(np.unique(image[:10])) == 1
+
+
 def test_damage_in_the_middle_of_a_jpeg_is_not_seen(tmp_path):
     """As docs/reliability.md says: nothing but a checksum could tell."""
     middle = len(JPEG) // 2
@@ -231,7 +261,7 @@ def test_bytes_behind_the_end_are_no_damage(tmp_path):
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(each, marks=pytest.mark.slow) for each in (0, 2, 3))])
 def test_any_bytes_are_read_or_refused(tmp_path, seed):
-    """Headers cut and changed at random: nothing but an ImageError."""
+    """Headers cut and changed at random: nothing but an ImageError, within 5 seconds and 1 GB."""
     random = np.random.default_rng(seed)
     for name, (data, _) in UNUSUAL.items():
         for _ in range(6):
@@ -240,5 +270,5 @@ def test_any_bytes_are_read_or_refused(tmp_path, seed):
                 changed[position] = random.integers(256)
             (tmp_path / name).write_bytes(changed)
             is_cut_off(bytes(changed))
-            with contextlib.suppress(ImageError):
+            with bounded(5, 1000), contextlib.suppress(ImageError):
                 assert read_image(tmp_path / name).dtype == np.uint8

@@ -1,12 +1,17 @@
 """25 awkward tables: read exactly, ids byte for byte, or refused with the row."""
 
+import csv
+import hashlib
+import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from foldsmith.data.tables import read_table
 from foldsmith.errors import UserError
-from tests.conftest import config
+from tests.conftest import ROOT, config
 
 LABELS = "attribute_id,attribute_name\n0,zero\n1,one\n2,two\n"
 IDS = [
@@ -63,7 +68,7 @@ REFUSED = {
         {},
         "train.csv:2: label '-1' of 'a' is not in the class list",
     ),
-    "a missing column": ("id,x,y\na,0,1\n", {}, "train.csv:1: data.label_column: which of the columns"),
+    "a missing column": ("id,x,y\na,0,7\n", {}, "train.csv:1: data.label_column: which of the columns"),
     "a named column that is missing": (
         "id,tags\na,0\n",
         {"label_column": "tag"},
@@ -105,10 +110,55 @@ def test_there_are_25():
     assert len(READ) + len(REFUSED) == 25
 
 
-def test_ids_reach_folds_and_predictions_byte_for_byte(tmp_path):
-    """Written and read again by the program's own csv writer."""
-    from foldsmith.data.sheets import csv_line, read_csv
+CHAIN = """\
+base: {root}/configs/clipart_tiny.yml
+data: {{root: {folder}, labels_csv: null, num_folds: 2}}
+model: {{input_size: 32}}
+train: {{batch_size: 8, num_epochs: 1, workers: 0}}
+augmentations: {{crop_jitter: 0}}
+test: {{tta: [identity]}}
+"""
 
-    names = [*IDS, 'say "x"', "a,b", "a\nb", "=cmd()", "@a"]
-    Path("a.csv").write_bytes("".join(csv_line([name, "0"]) for name in ["id", *names]).encode())
-    assert read_csv(Path("a.csv")).column("id") == names
+
+def test_ids_go_through_the_whole_chain_byte_for_byte(warm, tmp_path):
+    """Table, split, training, OOF file, blend, submission: every id comes out as it went in."""
+    names = [*IDS, 'say "x"', "a,b", "a\nb", "=cmd()", "@a", "a;b", "'q'", "007.50", "\u200b", "a" * 200]
+    folder = tmp_path / "data"
+    quoted = ['"' + name.replace('"', '""') + '"' if set(name) & set('",\n') else name for name in names]
+    for part in ("train", "test"):
+        (folder / part).mkdir(parents=True)
+        for number, name in enumerate(names):
+            image = np.full((8, 8, 3), 9 * number, np.uint8)
+            (folder / part / f"{name}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    rows = [f"{name},{('dark', 'bright')[number % 2]}\n" for number, name in enumerate(quoted)]
+    (folder / "train.csv").write_bytes("".join(["id,label\n", *rows]).encode())
+    asked = "".join(["id,label\n", *(f"{name},\n" for name in quoted)])
+    (folder / "sample_submission.csv").write_bytes(asked.encode())
+    (tmp_path / "ids.yml").write_text(CHAIN.format(root=ROOT, folder=folder))
+
+    run = tmp_path / "runs" / "ids"
+    words = ["--config", tmp_path / "ids.yml", "--output", tmp_path / "runs"]
+    for script in ("train.py", "predict_oof.py"):
+        ended = warm.run(script, *words)
+        assert ended.code == 0, ended.err
+    with open(run / "folds.csv", encoding="utf-8", newline="") as file:
+        split = list(csv.reader(file))[1:]
+    assert [name for name, _ in split] == names
+    expected = "".join(["id,fold\n", *(f"{name},{fold}\n" for name, (_, fold) in zip(quoted, split, strict=True))])
+    assert (run / "folds.csv").read_bytes() == expected.encode()
+    for fold in (0, 1):
+        sidecar = json.loads((run / f"ids_f{fold}.json").read_text())
+        ids = [name.encode() for name, of in split if int(of) == fold]
+        digest = hashlib.sha256(b"".join(len(name).to_bytes(8, "little") + name for name in ids))
+        assert sidecar["rows"] == len(ids) > 0 and sidecar["ids_sha256"] == digest.hexdigest()
+
+    best, out = tmp_path / "best", tmp_path / "s.csv"
+    assert warm.run("ensemble_search.py", best, run / "ids_f0.npy").code == 0
+    words = [best.with_suffix(".yml"), "--models", run, "--data", folder, "--output", out]
+    ended = warm.run("ensemble_inference.py", *words)
+    assert ended.code == 0, ended.err
+    with open(out, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert all(set(labels.split()) <= {"dark", "bright"} for _, labels in rows)
+    lines = [f"{name},{labels}\n" for name, (_, labels) in zip(quoted, rows, strict=True)]
+    assert out.read_bytes() == "".join(["id,label\n", *lines]).encode()

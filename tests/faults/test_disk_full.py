@@ -146,6 +146,15 @@ def test_predictions_that_are_kept(warm, trained, few, tmp_path):
     assert len(met) == 2 and set(met) == SITES["kept predictions"]
 
 
+def test_a_disk_that_was_full_before_the_lock_was_taken(warm, mini, tmp_path):
+    """The lock's file is no artefact and has no size worth naming: what is free is said."""
+    words = ["--config", mini, "--output", tmp_path / "runs", "--fold", "0"]
+    ended = warm.run("train.py", *words, hook=("full_from_the_start",))
+    assert ended.code == 3
+    said = r"error: a file could not be written: File too large; [0-9.]+ MB are free, at least some KB are needed\n"
+    assert re.fullmatch(said + "  hint: free some space\n", ended.err), ended.err
+
+
 @pytest.mark.parametrize("write", [write_text, write_json])
 def test_the_message_names_the_size_where_it_is_known(tmp_path, write, monkeypatch):
     monkeypatch.setenv("FOLDSMITH_FAIL", "write.opened:*:enospc")

@@ -1,6 +1,7 @@
 """Reads an experiment file: YAML, `base:`, `--set`, and every problem in one error."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), leaf_check: Lea
         problems += leaf_check(document.values)
     if config is None or problems:
         raise problems_error(found, document, problems)
-    return config.named(found.stem)
+    words = ["--config", str(found), *(["--set", *overrides] if overrides else [])]
+    return config.named(found.stem, shlex.join(words))
 
 
 def find_config(path: str | Path) -> Path:

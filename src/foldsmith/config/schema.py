@@ -40,7 +40,11 @@ class Data(Section):
         "multilabel", description="multilabel: any number of labels an image; multiclass: exactly one"
     )
     id_column: str | None = Field(None, description="default: found among the usual names (id, image, ...)")
-    label_column: str | None = Field(None, description="default: found among the usual names, or the only other column")
+    label_column: str | Annotated[list[str], Field(min_length=2)] | None = Field(
+        None,
+        description="of label lists, or a list of columns, one a class, that hold 0 or 1; default: found among the "
+        "usual names, or the only other column, or all others where they hold 0 and 1 alone",
+    )
     group_column: str | None = Field(
         None, description="column of a group, such as a patient or a series; no group is in two folds"
     )
@@ -185,13 +189,19 @@ class Config(Section):
     deploy: Deploy | None = Field(None, exclude=True, description="of kernels that train or validate it")
 
     _name: str = PrivateAttr("")
+    _words: str = PrivateAttr("")
 
     @property
     def name(self) -> str:
         return self._name
 
-    def named(self, name: str) -> "Config":
-        self._name = name
+    @property
+    def words(self) -> str:
+        """The command line's words that lead to this experiment: --config and --set, as they can be typed."""
+        return self._words or f"--config {self._name or 'NAME'}"
+
+    def named(self, name: str, words: str = "") -> "Config":
+        self._name, self._words = name, words
         return self
 
     @model_validator(mode="before")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from foldsmith.data.images import UNREADABLE_HINT, Image, ImageError, read_image
+from foldsmith.data.images import Image, ImageError, read_image
 from foldsmith.errors import UserError
 
 
@@ -14,14 +14,15 @@ class RowReader:
 
     Args:
         paths: the image of every row.
-        skip_bad: give the image of the next row that can be read in the place of a bad one, and say so once.
+        bad_hint: of the error about a bad image; None: the image of the next row that can be read takes its place,
+            and that is said once.
         read: what reads a file; may raise ImageError.
     """
 
     def __init__(
-        self, paths: Sequence[Path], skip_bad: bool = False, read: Callable[[Path], Image] = read_image
+        self, paths: Sequence[Path], bad_hint: str | None = "", read: Callable[[Path], Image] = read_image
     ) -> None:
-        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read
+        self.paths, self.bad_hint, self.read = list(paths), bad_hint, read
         self.told: set[int] = set()  # bad rows
 
     def __call__(self, row: int) -> tuple[Image, int]:
@@ -29,9 +30,9 @@ class RowReader:
             try:
                 return self.read(self.paths[other]), other
             except ImageError as error:
-                if not self.skip_bad:
+                if self.bad_hint is not None:
                     raise UserError(
-                        f"is not a readable image: {error}", file=self.paths[other], hint=UNREADABLE_HINT
+                        f"is not a readable image: {error}", file=self.paths[other], hint=self.bad_hint
                     ) from None
                 self._tell(other, error)
         raise UserError("not one of the training images can be read", key="data.on_bad_image")

@@ -26,7 +26,7 @@ from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 from foldsmith.files import atomic_path, sha256_lines
 from foldsmith.inference.decoded import free_memory
 
-MAGIC = 0x31_6567616D496466  # changes with the layout, and with anything that changes what decoding gives
+MAGIC = 0x32_6567616D496466  # changes with the layout, and with anything that changes what decoding gives
 CHUNK = 128  # images that are decoded before they are written
 SAMPLE = 32  # images whose scaled sizes tell how large a cache will be
 

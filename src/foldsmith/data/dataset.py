@@ -50,9 +50,9 @@ class AugmentedImages(Dataset):
         augment: Augment,
         seed: int,
         read: Callable[[Path], Image] = read_image,
-        skip_bad: bool = False,
+        bad_hint: str | None = "",
     ) -> None:
-        self.reader = RowReader(paths, skip_bad, read)
+        self.reader = RowReader(paths, bad_hint, read)
         # An image's stream follows its id, so that it stays the same when other rows come or go.
         self.keys = [zlib.crc32(name.encode("utf-8")) for name in ids]
         self.augment, self.seed = augment, seed

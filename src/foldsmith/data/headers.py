@@ -15,6 +15,7 @@ class Header:
     width: int
     height: int
     notes: list[str] = field(default_factory=list)
+    depth: int = 8  # bits of a channel
 
 
 def read_header(data: bytes) -> Header | None:
@@ -37,11 +38,22 @@ def is_cut_off(data: bytes) -> bool:
         scan = next((at for marker, at in segments if marker == 0xDA), None)
         return scan is None or data.find(b"\xff\xd9", scan) < 0
     if data.startswith(b"\x89PNG"):
-        return b"IEND\xaeB`\x82" not in data[-4096:]
+        return not _has_png_end(data)
     if data.startswith(b"GIF8"):
         return not data.rstrip(b"\0").endswith(b";")
     if data.startswith(b"RIFF") and len(data) >= 8:
         return len(data) < struct.unpack("<I", data[4:8])[0] + 8
+    return False
+
+
+def _has_png_end(data: bytes) -> bool:
+    """Whether chunk follows chunk up to IEND. OpenCV would make room for as much as the length of a chunk claims."""
+    at = 8
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        at += 12 + length
+        if kind == b"IEND":
+            return at <= len(data)
     return False
 
 
@@ -84,12 +96,20 @@ def _png(data: bytes) -> Header:
         notes += ["alpha"] if kind == b"tRNS" else []
         notes += _turned(data[at + 8 : at + 8 + length]) if kind == b"eXIf" else []
         at += 12 + length
-    return Header("PNG", width, height, notes)
+    return Header("PNG", width, height, notes, bits)
 
 
 def _gif(data: bytes) -> Header:
     width, height = struct.unpack("<HH", data[6:10])
-    return Header("GIF", width, height, ["palette"])
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)  # behind the palette of all frames
+    notes = ["palette"]
+    while data[at : at + 1] == b"!":  # extensions before the first frame; 0xf9 says whether a colour is transparent
+        notes += ["alpha"] if data[at + 1 : at + 3] == b"\xf9\4" and data[at + 3] & 1 else []
+        at += 2
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+    return Header("GIF", width, height, notes)
 
 
 def _bmp(data: bytes) -> Header:
@@ -121,7 +141,7 @@ def _tiff(data: bytes) -> Header | None:
     notes = {0: ["gray"], 1: ["gray"], 3: ["palette"], 5: ["CMYK"]}.get(photometric, [])
     notes = notes + (["floats"] if tags.get(339) == 3 else [f"{bits} bit" + "s" * (bits > 1)] if bits != 8 else [])
     notes += ["alpha"] if channels in (2, 4) and photometric != 5 else []
-    return Header("TIFF", tags[256], tags[257], notes + _turned(data))
+    return Header("TIFF", tags[256], tags[257], notes + _turned(data), bits)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:

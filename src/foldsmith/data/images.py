@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
-from foldsmith.data.headers import is_cut_off, read_header
+from foldsmith.data.headers import Header, is_cut_off, read_header
 from foldsmith.errors import UserError
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
@@ -21,7 +21,6 @@ Image = NDArray[np.uint8]  # (height, width, 3), RGB
 LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # an environment variable that OpenCV reads, too
 MAX_PIXELS = int(os.environ.get(LIMIT, 100_000_000))
 MOST_HEADER = 1 << 20  # bytes in front of the pixels: colour profiles and thumbnails are there
-UNREADABLE_HINT = "`foldsmith check-data` lists all such images; data.on_bad_image: skip trains without them"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BORDERS = {
     "reflect": (cv2.BORDER_REFLECT_101, (0, 0, 0)),
@@ -33,6 +32,13 @@ BORDERS = {
 
 class ImageError(Exception):
     """A file that is not a readable image; the message is the reason."""
+
+
+def bad_image_hint(config: Config) -> str | None:
+    """What the error about an unreadable image advises; None: there is none (data.on_bad_image: skip)."""
+    if config.data.on_bad_image == "skip":
+        return None
+    return f"`foldsmith check-data {config.words}` lists all such images; data.on_bad_image: skip trains without them"
 
 
 def find_images(
@@ -91,10 +97,10 @@ def read_image(path: Path) -> Image:
     """Decode any common image file to uint8 RGB (height, width, 3).
 
     Gray is repeated, palettes are resolved, CMYK is converted, 16-bit is reduced to 8, transparency is laid over white,
-    EXIF rotation is applied.
+    EXIF rotation is applied. At most MAX_PIXELS of 8 bits, half as many of 16, a quarter of 32: less than 1 GB.
 
     Raises:
-        ImageError: with the reason.
+        ImageError: with the reason. Also for a TIFF with transparency that OpenCV does not tell of.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
@@ -103,31 +109,46 @@ def read_image(path: Path) -> Image:
     if data.size == 0:
         raise ImageError("empty file")
     head = read_header(data[:MOST_HEADER].tobytes())
-    if head is not None and head.width * head.height > MAX_PIXELS:
-        raise ImageError(f"{head.width} x {head.height} pixels: more than {MAX_PIXELS} ({LIMIT} sets the limit)")
+    if head is not None:
+        _refuse(head)
+        if head.format == "PNG" and is_cut_off(data.tobytes()):
+            raise ImageError("cut off")
     try:
-        if head is not None and head.format == "PNG" and head.notes[:1] == ["gray"] and "alpha" in head.notes:
-            return _gray_over_white(data)
         if _may_have_alpha(data):
+            if head is not None and head.format == "PNG" and head.notes[:1] == ["gray"]:
+                return _gray_over_white(data)
             # As IMREAD_UNCHANGED, but EXIF rotation is applied.
             image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
             if image is not None and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
                 return _over_white(image, _is_tiff(data))
+            image = None  # its memory, before the next is decoded
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise ImageError(f"OpenCV refuses it: {error.err}") from None
-    if image is None:
-        image = _decode_float(data)
-    return image
+    return _decode_float(data) if image is None else image
+
+
+def _refuse(head: Header) -> None:
+    """What is too large, and what OpenCV would read without its transparency."""
+    limit = MAX_PIXELS * 8 // max(8, head.depth)
+    if head.width * head.height > limit:
+        deep = f" of {head.depth} bits" if head.depth > 8 else ""
+        raise ImageError(f"{head.width} x {head.height} pixels{deep}: more than {limit} ({LIMIT} sets the limit)")
+    if head.format == "TIFF" and "alpha" in head.notes and {"gray", "palette", "floats"} & {*head.notes}:
+        kind = ", ".join(note for note in head.notes if note in ("gray", "palette", "floats"))
+        raise ImageError(f"a TIFF ({kind}) with transparency, which OpenCV does not read: save it as PNG")
 
 
 def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
-    """True for a PNG with an alpha channel or transparent colours, and for any WebP, BMP or TIFF; JPEG has none."""
+    """False for a JPEG, and for a PNG without an alpha channel and transparent colours; others say it when decoded."""
     head = data[:26].tobytes()
     if head.startswith(b"\x89PNG"):
         color_type = head[25] if len(head) > 25 else 0  # 4: gray + alpha, 6: RGB + alpha
-        return color_type in (4, 6) or b"tRNS" in data.tobytes().partition(b"IDAT")[0]
-    return _is_tiff(data) or head.startswith(b"BM") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        if color_type in (4, 6):
+            return True
+        content = data.tobytes()
+        return content.find(b"tRNS", 0, content.find(b"IDAT")) >= 0
+    return not head.startswith(b"\xff\xd8")
 
 
 def _is_tiff(data: NDArray[np.uint8]) -> bool:
@@ -137,12 +158,18 @@ def _is_tiff(data: NDArray[np.uint8]) -> bool:
 def _over_white(image: NDArray, tiff: bool) -> Image:
     """BGRA of uint8 or uint16 over white, to RGB uint8."""
     top = 65535.0 if image.dtype == np.uint16 else 255.0
-    color = image[:, :, 2::-1].astype(np.float32) / top
-    alpha = image[:, :, 3:].astype(np.float32) / top
+    rows = max(1, (1 << 20) // image.shape[1])  # at a time, since floats take four times the memory
+    parts = [image[start : start + rows] for start in range(0, len(image), rows)]
     # 8-bit TIFF comes with colours that are multiplied by alpha already, unless the file does not say what alpha is.
-    if not (tiff and top == 255 and (color <= alpha).all()):
-        color *= alpha
-    return np.rint((color + (1 - alpha)) * 255).astype(np.uint8)
+    multiplied = tiff and top == 255 and all(bool((part[:, :, :3] <= part[:, :, 3:]).all()) for part in parts)
+    result = np.empty((*image.shape[:2], 3), dtype=np.uint8)
+    for number, part in enumerate(parts):
+        color = part[:, :, 2::-1].astype(np.float32) / top
+        alpha = part[:, :, 3:].astype(np.float32) / top
+        if not multiplied:
+            color *= alpha
+        result[number * rows : (number + 1) * rows] = np.rint((color + (1 - alpha)) * 255)
+    return result
 
 
 def _gray_over_white(data: NDArray[np.uint8]) -> Image:
@@ -170,9 +197,14 @@ def _decode_float(data: NDArray[np.uint8]) -> Image:
         if read_header(data[:MOST_HEADER].tobytes()) is not None:
             raise ImageError("cut off" if is_cut_off(data.tobytes()) else "damaged")
         raise ImageError(f"not an image: {start!r}")
-    values = np.nan_to_num(image.astype(np.float32))
-    values = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
-    scaled = np.rint(values * 255).astype(np.uint8)
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise ImageError(f"numbers of {image.dtype} with transparency are not read: save it as PNG")
+    values = image.astype(np.float32, copy=False)
+    np.nan_to_num(values, copy=False)
+    values -= values.min()
+    values /= max(float(values.max()), 1e-12)
+    values *= 255
+    scaled = np.rint(values, out=values).astype(np.uint8)
     return cv2.cvtColor(scaled, cv2.COLOR_GRAY2RGB if scaled.ndim == 2 else cv2.COLOR_BGR2RGB)
 
 

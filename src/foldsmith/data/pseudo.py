@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from foldsmith.config import Config
 from foldsmith.data.folds import Folds
 from foldsmith.data.images import find_images
-from foldsmith.data.sheets import checked_ids, id_column, read_csv
+from foldsmith.data.sheets import checked_ids, id_column, read_label_csv
 from foldsmith.data.tables import Table, encode_labels, label_words, valid_csv_path
 from foldsmith.errors import UserError
 
@@ -43,11 +43,11 @@ def read_train_table(config: Config, table: Table) -> TrainTable:
     path = config.data_path("train_csv")
     if path.resolve() == valid_csv_path(config).resolve():
         return TrainTable(table, np.arange(len(table)))
-    sheet = read_csv(path)
+    sheet = read_label_csv(path, config)
     ids = checked_ids(sheet, id_column(sheet, config))
     if not ids:
         raise UserError("has no rows", file=path)
-    words = label_words(sheet, config, table.separator)
+    words = label_words(sheet, config, sheet.separator or table.separator)
     index = {token: position for position, token in enumerate(table.classes.tokens)}
     hint = f"the classes are those of {valid_csv_path(config)} and labels.csv; "
     starts, indices = encode_labels(sheet, ids, words, index, hint)

@@ -12,17 +12,26 @@ from foldsmith.errors import UserError, did_you_mean
 
 ID_COLUMNS = ["id", "image_id", "image", "image_name", "img_id", "filename", "file_name", "file", "name"]
 LABEL_COLUMNS = ["attribute_ids", "labels", "label", "tags", "target", "targets", "classes", "class", "category"]
+LABELS = "labels"  # the column that the columns of classes are joined into
+ZERO_OR_ONE = {"0": False, "1": True, "0.0": False, "1.0": True}
 PSEUDO = "pseudo"  # the column that `foldsmith pseudo-label` adds: 1 where a row has any pseudo label
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A csv file as text: the header, and each record with the line on which it ends."""
+    """A csv file as text: the header, and each record with the line on which it ends.
+
+    Where a label table had a column a class, `classes` are these columns, and `separator` stands between the labels
+    that they were joined into.
+    """
 
     path: Path
     columns: list[str]
     rows: list[list[str]]
     lines: Sequence[int]
+    classes: list[str] | None = None
+    separator: str | None = None
+    delimiter: str = ","
 
     def column(self, name: str) -> list[str]:
         index = self.columns.index(name)
@@ -62,7 +71,7 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(header):
             raise UserError(f"{len(row)} fields, but the header has {len(header)}", file=path, line=line)
-    return Sheet(path, header, rows[1:], lines[1:])
+    return Sheet(path, header, rows[1:], lines[1:], delimiter=delimiter)
 
 
 def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
@@ -77,12 +86,11 @@ def _delimiter(header: str) -> str:
     return max((",", ";", "\t"), key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
-def csv_line(fields: Iterable[str]) -> str:
+def csv_line(fields: Iterable[str], delimiter: str = ",") -> str:
     """A line of a csv with its line end; a field is quoted where it holds a mark that means something."""
-    return (
-        ",".join('"' + field.replace('"', '""') + '"' if set(field) & set(',"\r\n') else field for field in fields)
-        + "\n"
-    )
+    marks = {delimiter, '"', "\r", "\n"}
+    quoted = ('"' + field.replace('"', '""') + '"' if marks & set(field) else field for field in fields)
+    return delimiter.join(quoted) + "\n"
 
 
 def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) -> str:
@@ -109,11 +117,61 @@ def id_column(sheet: Sheet, config: Config) -> str:
 
 def label_column(sheet: Sheet, config: Config) -> str:
     """The column of labels: the one named in the config, else a usual name, else the only column beside the id."""
-    apart = {id_column(sheet, config), config.data.group_column, PSEUDO}
-    others = [column for column in sheet.columns if column not in apart]
-    if config.data.label_column is None and len(others) == 1:
+    others = _beside_ids(sheet, config)
+    named = config.data.label_column
+    if named is None and len(others) == 1:
         return others[0]
-    return _find_column(sheet, config.data.label_column, LABEL_COLUMNS, "data.label_column")
+    return _find_column(sheet, LABELS if isinstance(named, list) else named, LABEL_COLUMNS, "data.label_column")
+
+
+def _beside_ids(sheet: Sheet, config: Config) -> list[str]:
+    apart = {id_column(sheet, config), config.data.group_column, PSEUDO}
+    return [column for column in sheet.columns if column not in apart]
+
+
+def read_label_csv(path: Path, config: Config) -> Sheet:
+    """A label table. One with a column a class, 0 or 1 in each, comes as one with a column of labels.
+
+    The columns of classes are those that data.label_column lists; by default all beside the id and the group, where
+    none has a usual name of a label column and all hold 0 and 1 alone.
+    """
+    sheet = read_csv(path)
+    named = config.data.label_column
+    if isinstance(named, list):
+        if LABELS in sheet.columns and not set(named) & set(sheet.columns):  # what `foldsmith pseudo-label` wrote
+            return sheet
+        return _joined(sheet, [_find_column(sheet, each, [], "data.label_column") for each in named])
+    others = _beside_ids(sheet, config)
+    if named is None and zero_one_columns(sheet, others) == others and len(others) > 1:
+        return _joined(sheet, others)
+    return sheet
+
+
+def zero_one_columns(sheet: Sheet, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that hold 0 and 1 alone; none where one is called as label columns usually are."""
+    if any(column.lower() in LABEL_COLUMNS for column in columns):
+        return []
+    return [column for column in columns if set(sheet.column(column)) <= ZERO_OR_ONE.keys()]
+
+
+def _joined(sheet: Sheet, classes: list[str]) -> Sheet:
+    """The table with one column of labels in the place of the columns of the classes."""
+    positions = {sheet.columns.index(name): name for name in classes}
+    separator = next((mark for mark in " ;|,\t" if not any(mark in name for name in classes)), None)
+    if separator is None:
+        hint = "rename a column, so that one of these marks can stand between labels"
+        raise UserError("every one of ' ;|,' and tab is in a class's name", file=sheet.path, line=1, hint=hint)
+    kept = [index for index, name in enumerate(sheet.columns) if index not in positions and name != LABELS]
+    rows = []
+    for fields, line in zip(sheet.rows, sheet.lines, strict=True):
+        for index, name in positions.items():
+            if fields[index] not in ZERO_OR_ONE:
+                text = f"{fields[index]!r} in column {name!r} is neither 0 nor 1"
+                raise UserError(text, file=sheet.path, line=line, key="data.label_column")
+        labels = separator.join(name for index, name in positions.items() if ZERO_OR_ONE[fields[index]])
+        rows.append([*(fields[index] for index in kept), labels])
+    columns = [*(sheet.columns[index] for index in kept), LABELS]
+    return Sheet(sheet.path, columns, rows, sheet.lines, classes, separator)
 
 
 def group_column(sheet: Sheet, config: Config) -> list[str] | None:

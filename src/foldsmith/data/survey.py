@@ -1,6 +1,5 @@
 """A look at the files of a new competition: what the data section of an experiment has to say about them."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 from foldsmith.config import Config
 from foldsmith.data.fold_quality import fold_quality
 from foldsmith.data.folds import make_folds
-from foldsmith.data.images import EXTENSIONS, find_images
+from foldsmith.data.images import find_images
+from foldsmith.data.layout import find_files, images_in
 from foldsmith.data.near_duplicates import Looks, groups_of_pairs, look_at, near_pairs
-from foldsmith.data.sheets import LABEL_COLUMNS, Sheet, csv_line, read_csv
-from foldsmith.data.tables import Table, find_separator, read_sample, read_table
+from foldsmith.data.sheets import csv_line, read_csv
+from foldsmith.data.tables import Table, read_sample, read_table
 from foldsmith.errors import UserError
 from foldsmith.files import write_text
 
-ROWS = 2000  # of a table by which columns are found
 FEW = 10  # images of a class, below which it is named
 ODD = 3.0  # longer side / shorter side
 SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 320)  # suggested input sizes
@@ -65,7 +64,11 @@ def survey(root: Path, folds: int = 5) -> Survey:
     across = [(a, b - len(table)) for a, b in pairs if a < len(table) <= b]
     groups = groups_of_pairs(len(table), within)
     facts = [f"{root}: {table.words}, task {config.data.task}", *_facts(train, test), f"suggested input_size {size}"]
-    warnings = [*_table_warnings(config, table), *_image_warnings(table, train, test_paths, test)]
+    warnings = [
+        *_sample_warnings(config, test_paths),
+        *_table_warnings(config, table),
+        *_image_warnings(table, train, test_paths, test),
+    ]
     warnings += _duplicate_warnings(config, table, groups, across, test_paths)
     return Survey(section, size, table, train, test, groups, across, facts, warnings)
 
@@ -76,116 +79,13 @@ def _config(section: dict[str, Any]) -> Config:
     return Config.model_validate(values | {"data": section})
 
 
-def find_files(root: Path) -> dict[str, Any]:
-    """The data section's keys for the files below a folder; what lies in its usual place is not named."""
-    folders = _image_folders(root)
-    tables = sorted(path for path in root.glob("*.csv") if path.is_file())
-    if not tables or not folders:
-        what = "label table (.csv)" if not tables else "folder of images"
-        raise UserError(f"holds no {what}", file=root, hint="train.csv, sample_submission.csv, train/ and test/")
-    samples = [path for path in tables if "sample" in path.name.lower()]
-    found = _label_table([path for path in tables if path not in samples], folders)
-    if found is None:
-        names = ", ".join(path.name for path in tables)
-        raise UserError(f"no column of {names} names the images", file=root, hint="name the files in a config instead")
-    sheet, id_column, train_dir = found
-    section: dict[str, Any] = {"root": str(root), "id_column": id_column}
-    section |= _labels(sheet, id_column)
-    section["image_extension"] = Counter(path.suffix for path in _images(train_dir)).most_common(1)[0][0]
-    if section["image_extension"] != section["image_extension"].lower():
-        section["image_extension"] = section["image_extension"].lower()
-    if any(text.lower().endswith(EXTENSIONS) for text in sheet.column(id_column)[:1]):
-        del section["image_extension"]
-    others = [path for path in tables if path not in (*samples, sheet.path)]
-    test_dir = _test_dir(samples, folders, train_dir)
-    for key, path, usual in (
-        ("train_csv", sheet.path, "train.csv"),
-        ("train_dir", train_dir, "train"),
-        ("sample_submission", samples[0] if samples else None, "sample_submission.csv"),
-        ("test_dir", test_dir, "test"),
-        ("labels_csv", _class_list(sheet, section, others), "labels.csv"),
-    ):
-        if path is not None and path != root / usual:
-            section[key] = str(path)
-    return section
-
-
-def _image_folders(root: Path) -> list[Path]:
-    """Folders that hold images, at most three levels down."""
-    found = []
-    for depth in ("", "*", "*/*", "*/*/*"):
-        found += [path for path in sorted(root.glob(depth) if depth else [root]) if path.is_dir() and _images(path)]
-    return list(dict.fromkeys(found))
-
-
-def _images(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)]
-    return [folder / name for name in names]
-
-
-def _label_table(tables: list[Path], folders: list[Path]) -> tuple[Sheet, str, Path] | None:
-    """The table, its id column and the folder of images that fit each other best."""
-    best: tuple[float, Sheet, str, Path] | None = None
-    names = {folder: {name for path in _images(folder) for name in (path.name, path.stem)} for folder in folders}
-    for path in tables:
-        sheet = read_csv(path, ROWS)
-        if len(sheet.columns) < 2 or not sheet.rows:
-            continue
-        for column in sheet.columns:
-            for folder, known in names.items():
-                share = sum(text in known for text in sheet.column(column)) / len(sheet.rows)
-                if share > 0.5 and (best is None or share > best[0]):
-                    best = (share, sheet, column, folder)
-    return None if best is None else best[1:]
-
-
-def _labels(sheet: Sheet, id_column: str) -> dict[str, Any]:
-    """Label column, separator and task, by the first rows."""
-    others = [column for column in sheet.columns if column != id_column]
-    if len(others) > 2 and all(set(sheet.column(each)) <= {"0", "1", "0.0", "1.0"} for each in others):
-        hint = "write one column of label names, with a space or another mark between: id,labels"
-        raise UserError(f"has a column a class ({len(others)})", file=sheet.path, line=1, hint=hint)
-    usual = [column for column in others if column.lower() in LABEL_COLUMNS]
-    column = usual[0] if usual else min(others, key=lambda each: len(set(sheet.column(each))))
-    texts = sheet.column(column)
-    separator = find_separator(texts)
-    labels = [[word for word in text.split(separator) if word.strip()] for text in texts]
-    if all(len(words) == 1 for words in labels):
-        return {"task": "multiclass", "label_column": column}
-    return {"task": "multilabel", "label_column": column, "label_separator": separator}
-
-
-def _class_list(sheet: Sheet, section: dict[str, Any], tables: list[Path]) -> Path | None:
-    """The table whose first column, or second, holds every label of the first rows."""
-    texts = sheet.column(section["label_column"])
-    mark = section.get("label_separator")
-    used = {word.strip() for text in texts for word in (text.split(mark) if mark else [text]) if word.strip()}
-    for path in tables:
-        known = read_csv(path)
-        if any(used <= {row[column] for row in known.rows} for column in range(min(2, len(known.columns)))):
-            return path
-    return None
-
-
-def _test_dir(samples: list[Path], folders: list[Path], train_dir: Path) -> Path | None:
-    """The folder that holds most ids of sample_submission.csv."""
-    if not samples:
-        return None
-    sheet = read_csv(samples[0], ROWS)
-    ids = sheet.column(sheet.columns[0])
-    shares = {}
-    for folder in folders:
-        known = {name for path in _images(folder) for name in (path.name, path.stem)}
-        shares[folder] = sum(name in known for name in ids)
-    best = max(shares, key=lambda folder: shares[folder])
-    return best if shares[best] else None
-
-
 def _test_paths(config: Config) -> list[Path]:
-    """The test images; none where there is no sample_submission.csv or no folder of them."""
-    if not config.data_path("sample_submission").is_file() or not config.data_path("test_dir").is_dir():
+    """The test images: those of sample_submission.csv; without one, all of their folder; none where there is none."""
+    folder = config.data_path("test_dir")
+    if not folder.is_dir():
         return []
+    if not config.data_path("sample_submission").is_file():
+        return sorted(images_in(folder))
     sheet, column = read_sample(config)
     return find_images(config.data_path("test_dir"), sheet.column(column), config.data.image_extension)
 
@@ -225,6 +125,17 @@ def _facts(train: Looks, test: Looks) -> list[str]:
         listed = ", ".join(f"{size[0]} x {size[1]}" for size in (low, middle, high))
         lines.append(f"{len(looks.sizes)} {what} images; height x width, smallest, median, largest: {listed}")
     return lines
+
+
+def _sample_warnings(config: Config, test_paths: list[Path]) -> list[str]:
+    path = config.data_path("sample_submission")
+    if path.is_file():
+        return []
+    rows = f"a row a test image, such as `{test_paths[0].stem},`" if test_paths else "a row a test image"
+    return [
+        f"{path} is not there: training does without, ensemble_inference.py writes its rows (an id and a label "
+        f"column; {rows})"
+    ]
 
 
 def _table_warnings(config: Config, table: Table) -> list[str]:

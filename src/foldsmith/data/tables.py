@@ -20,6 +20,7 @@ from foldsmith.data.sheets import (
     id_column,
     label_column,
     read_csv,
+    read_label_csv,
 )
 from foldsmith.errors import UserError, did_you_mean
 from foldsmith.files import sha256_lines
@@ -49,6 +50,7 @@ class Table:
     classes: Classes
     separator: str = " "  # between labels
     groups: list[str] | None = None  # of every image, where data.group_column is named
+    by_columns: bool = False  # the csv has a column a class
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,7 +68,8 @@ class Table:
         """What was read, for people: a label column that was split wrongly shows here."""
         names = self.classes.names
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        labels = f"{len(self.indices) / max(1, len(self)):.2f} labels an image, split at {self.separator!r}"
+        how = "a column a class" if self.by_columns else f"split at {self.separator!r}"
+        labels = f"{len(self.indices) / max(1, len(self)):.2f} labels an image, {how}"
         return f"{len(self)} images, {len(names)} classes ({shown}), {labels}"
 
     @cached_property
@@ -82,7 +85,9 @@ class Table:
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         indices = np.concatenate(parts) if parts else self.indices[:0]
         groups = None if self.groups is None else [self.groups[row] for row in rows]
-        return Table([self.ids[row] for row in rows], starts, indices, self.classes, self.separator, groups)
+        return Table(
+            [self.ids[row] for row in rows], starts, indices, self.classes, self.separator, groups, self.by_columns
+        )
 
     def counts(self) -> NDArray[np.int64]:
         """Images of every class, (classes,)."""
@@ -112,7 +117,7 @@ def valid_csv_path(config: Config) -> Path:
 
 def read_table(config: Config) -> Table:
     """The table of an experiment: ids, original labels, classes and groups."""
-    sheet = read_csv(valid_csv_path(config))
+    sheet = read_label_csv(valid_csv_path(config), config)
     if PSEUDO in sheet.columns:
         raise UserError(
             f"has a column {PSEUDO!r}: validation would go by pseudo labels",
@@ -126,16 +131,16 @@ def read_table(config: Config) -> Table:
         raise UserError("has no rows", file=sheet.path)
     texts = sheet.column(label_column(sheet, config))
     one_label = config.data.task == "multiclass"
-    separator = config.data.label_separator or (" " if one_label else find_separator(texts))
+    separator = sheet.separator or config.data.label_separator or (" " if one_label else find_separator(texts))
     words = label_words(sheet, config, separator)
-    classes = read_classes(config, words)
+    classes = read_classes(config, words, sheet.classes)
     index = _token_index(classes, words)
     if list(index) != classes.tokens:  # the table writes names, so the submission does
         classes = Classes(classes.names, classes.names)
     at = f"labels are split at {separator!r} (data.label_separator)"
     hint = f"see {config.data_path('labels_csv')}; {'data.task: multiclass splits no label' if one_label else at}; "
     starts, indices = encode_labels(sheet, ids, words, index, hint)
-    return Table(ids, starts, indices, classes, separator, group_column(sheet, config))
+    return Table(ids, starts, indices, classes, separator, group_column(sheet, config), sheet.classes is not None)
 
 
 def label_words(sheet: Sheet, config: Config, separator: str) -> list[list[str]]:
@@ -159,6 +164,13 @@ def label_words(sheet: Sheet, config: Config, separator: str) -> list[list[str]]
                 file=sheet.path,
                 line=line,
                 hint="give it a label, remove the row, or take data.task: multilabel",
+            )
+        if sheet.classes is not None and separator in text:
+            raise UserError(
+                f"{name!r} has the labels {text.split(separator)}, and data.task: multiclass wants exactly one",
+                file=sheet.path,
+                line=line,
+                hint="take data.task: multilabel",
             )
     return [[text.strip()] for text in texts]
 
@@ -190,14 +202,15 @@ def find_separator(texts: list[str]) -> str:
     return mark if counts[mark] > 0.1 * counts[" "] else " "
 
 
-def read_classes(config: Config, words: list[list[str]]) -> Classes:
-    """The class list from labels.csv, in its order; without one, every label that occurs, in natural order."""
+def read_classes(config: Config, words: list[list[str]], columns: list[str] | None = None) -> Classes:
+    """The class list from labels.csv, in its order; without one, the columns of the classes, where the table has such;
+    else every label that occurs, in natural order."""
     path = config.data_path("labels_csv")
     # A file called labels.csv may be the label table itself.
     if not path.is_file() or (config.data.labels_csv is None and path == valid_csv_path(config)):
         if config.data.labels_csv is not None:
             raise UserError("file not found", file=path, key="data.labels_csv")
-        tokens = sorted({word for labels in words for word in labels}, key=_natural)
+        tokens = columns or sorted({word for labels in words for word in labels}, key=_natural)
         if not tokens:
             raise UserError("no image has a label", file=valid_csv_path(config))
         return Classes(tokens, tokens)

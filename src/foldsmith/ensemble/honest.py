@@ -103,10 +103,12 @@ def _held(problem: Problem, fold: int, objective: Objective | DenseObjective | N
         assert point.threshold is not None
         rows = objective.row_scores(point.weights, point.threshold)
         return Held(float(rows.mean()), rows, None)
-    # The other metrics are no means over images: what is predicted is kept, to be scored again and again.
     targets = problem.data.targets[problem.data.members[0].rows[fold]]
     values = blended([member.map(fold) for member in problem.data.members], point.weights)
-    score = metric.score(values, targets, point.threshold)
+    score, of_images = metric.score(values, targets, point.threshold), metric.of_images(values, targets)
+    if of_images is not None:
+        return Held(score, of_images, None)
+    # The other metrics are no means over images: what is predicted is kept, to be scored again and again.
     return Held(score, None, values - np.float32(point.threshold or 0))
 
 

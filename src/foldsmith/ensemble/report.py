@@ -176,7 +176,7 @@ def draw_report(path: Path, problem: Problem, report: Report) -> None:
     objective = problem.objective()
     if isinstance(objective, Objective) and report.point.threshold is not None:
         low = max(objective.floor, report.point.threshold - 0.15)
-        thresholds = np.linspace(low, report.point.threshold + 0.15, 18)
+        thresholds = np.unique(np.append(np.linspace(low, report.point.threshold + 0.15, 18), report.point.threshold))
         curves["blend"] = (thresholds, objective.curve(report.point.weights, thresholds))
         if objective.members > 1:
             curves["equal weights"] = (thresholds, objective.curve(report.uniform.weights, thresholds))

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from foldsmith.data.images import UNREADABLE_HINT, Geometry, Image, ImageError, read_image
+from foldsmith.data.images import Geometry, Image, ImageError, read_image
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 AHEAD = 2  # batches that are decoded while the model runs
@@ -50,7 +50,7 @@ class DecodedImages:
     Args:
         paths: the image files.
         keep: what several passes will ask for; none: there is one pass, of any canvas.
-        skip_bad: give unreadable images as black ones and note them in `bad`; else they are errors.
+        bad_hint: of the error about an unreadable image; None: it is given as a black one, and noted in `bad`.
         memory_limit: bytes that the kept images may take in memory; None: half of what is free.
         read: what reads an image; may raise ImageError; None: read_image.
     """
@@ -60,11 +60,11 @@ class DecodedImages:
         paths: Sequence[Path],
         keep: Sequence[Canvas] = (),
         *,
-        skip_bad: bool = False,
+        bad_hint: str | None = "",
         memory_limit: int | None = None,
         read: Callable[[Path], Image] | None = None,
     ) -> None:
-        self.paths, self.skip_bad, self.read = list(paths), skip_bad, read or read_image
+        self.paths, self.bad_hint, self.read = list(paths), bad_hint, read or read_image
         self.bad: dict[int, str] = {}  # reasons by row
         self.waited = 0.0  # seconds for images that were decoded for the first time
         self._canvases = _largest(keep)
@@ -127,10 +127,8 @@ class DecodedImages:
             image = self.read(self.paths[row])
             return [canvas.cut(image) for canvas in canvases]
         except (ImageError, OSError, ValueError, MemoryError, cv2.error) as error:  # of names, of sizes
-            if not self.skip_bad:
-                raise UserError(
-                    f"is not a readable image: {error}", file=self.paths[row], hint=UNREADABLE_HINT
-                ) from None
+            if self.bad_hint is not None:
+                raise UserError(f"is not a readable image: {error}", file=self.paths[row], hint=self.bad_hint) from None
             self.bad[row] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             return [np.zeros(canvas.shape, dtype=np.uint8) for canvas in canvases]
 

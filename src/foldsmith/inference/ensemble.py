@@ -129,7 +129,7 @@ class _Work:
         )
         paths = find_images(config.data_path("test_dir"), self.ids, config.data.image_extension, missing_ok=True)
         kept = self.known.canvases() if self.elsewhere is None else []
-        self.images = DecodedImages(paths, keep=kept, skip_bad=True)
+        self.images = DecodedImages(paths, keep=kept, bad_hint=None)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
         self.device = options.devices[0]

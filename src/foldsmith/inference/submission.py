@@ -90,16 +90,20 @@ def write_probabilities(
 
 
 def _write(path: Path, sample: Sheet, id_column: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write the sample's columns in its order; `rows` have the values of `columns`, which are all but the id's."""
+    """Write the sample's columns in its order and with its delimiter.
+
+    Args:
+        rows: the values of `columns`, which are all but the id's.
+    """
     place = {column: position for position, column in enumerate([id_column, *columns])}
     order = [place[column] for column in sample.columns]
     fields = ([name, *values] for name, values in zip(sample.column(id_column), rows, strict=True))
-    lines = (csv_line([each[position] for position in order]) for each in fields)
+    lines = (csv_line([each[position] for position in order], sample.delimiter) for each in fields)
     first = list(itertools.islice(lines, 100))
     size = sum(len(line.encode()) for line in first) * len(sample.rows) // max(1, len(first))
     with atomic_path(path, size) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.writelines(itertools.chain([csv_line(sample.columns)], first, lines))
+            file.writelines(itertools.chain([csv_line(sample.columns, sample.delimiter)], first, lines))
         _check(temporary, sample, id_column)
 
 
@@ -117,7 +121,7 @@ def _check(path: Path, sample: Sheet, id_column: str) -> None:
     position, width = sample.columns.index(id_column), len(sample.columns)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            records = csv.reader(file, strict=True)
+            records = csv.reader(file, delimiter=sample.delimiter, strict=True)
             fits = next(records, None) == sample.columns
             for record, name in zip_longest(records, sample.column(id_column)):
                 fits = fits and record is not None and len(record) == width and record[position] == name

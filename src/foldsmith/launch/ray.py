@@ -144,7 +144,7 @@ def _predict_shard(
                 hint="share them",
             )
         config = config_of(read_header(weights), weights)
-        images = DecodedImages(paths, skip_bad=True)
+        images = DecodedImages(paths, bad_hint=None)
         model = load_model(weights, device)
         return predict(model, images, pipeline_of(config, device), views, weights.name, merge=merge), images.bad
     except UserError as error:

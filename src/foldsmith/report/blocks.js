@@ -33,6 +33,11 @@ function choice(label, names, change) {
   return el("label", {}, label, select);
 }
 
+// A name that may go on in the next line after a mark between its words.
+function breakable(name) {
+  return el("span", {}, ...name.split(/(?<=[_./:-])(?=\w)/).flatMap((part) => [part, el("wbr")]));
+}
+
 // ---- tables: a click or Enter on a heading sorts; empty cells stay last in both directions
 function table(caption, columns, rows, { sort = null, filter = null, head = 0 } = {}) {
   const body = el("tbody");
@@ -49,9 +54,7 @@ function table(caption, columns, rows, { sort = null, filter = null, head = 0 } 
       const value = row[column.key];
       const cell = el(index === head ? "th" : "td", { scope: index === head ? "row" : null,
         class: [column.number ? "num" : "", column.wide ? "wide" : ""].join(" ").trim() || null });
-      const shown = column.show ? column.show(value, row) : plain(value);
-      cell.append(shown);
-      if (index === head) cell.title = plain(value);
+      cell.append(column.show ? column.show(value, row) : index === head ? breakable(plain(value)) : plain(value));
       return cell;
     });
     const text = columns.filter((column) => !column.number).map((column) => plain(row[column.key])).join(" ").toLowerCase();
@@ -85,8 +88,9 @@ function table(caption, columns, rows, { sort = null, filter = null, head = 0 } 
   }
   if (sort) order(columns.findIndex((column) => column.key === sort.key), sort.down);
   else draw();
+  const longest = rows.reduce((most, row) => Math.max(most, plain(row[columns[head].key]).length), 0);
   const frame = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", {}, el("thead", {}, el("tr", {}, ...headings)), body));
+    el("table", { style: `--name:${longest + 3}ch` }, el("thead", {}, el("tr", {}, ...headings)), body));
   return el("div", {}, ...tools, frame);
 }
 
@@ -147,14 +151,15 @@ function lineChart(title, xTitle, series, { rules = [], wholeX = false, digits =
   return el("figure", {}, el("figcaption", { text: title }), root, legend, read);
 }
 function heatMap(names, matrix) {
-  const cell = names.length > 14 ? 30 : 52, label = Math.min(170, 12 + 7 * Math.max(...names.map((name) => name.length)));
-  const size = cell * names.length, off = matrix.flatMap((row, i) => row.filter((_, j) => i !== j));
-  const least = Math.min(...off);
+  const many = names.length > 14, cell = many ? 24 : 52; // of many the numbers alone: the table beside says whose they are
+  const short = (name) => (name.length > 24 ? `${name.slice(0, 10)}…${name.slice(-13)}` : name);
+  const labels = names.map((name, i) => (many ? String(i + 1) : short(name)));
+  const label = 12 + 7 * Math.max(...labels.map((each) => each.length));
+  const size = cell * names.length, least = Math.min(...matrix.flatMap((row, i) => row.filter((_, j) => i !== j)));
   const root = svg("svg", { viewBox: `0 0 ${label + size + 4} ${size + 26}`, role: "img", "aria-label": "correlation of the members",
     style: `max-width:${label + size + 4}px` });
-  const short = (name, most) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
   names.forEach((name, i) => {
-    const text = svg("text", { x: label - 8, y: i * cell + cell / 2 + 4, "text-anchor": "end" }, short(name, 22));
+    const text = svg("text", { x: label - 8, y: i * cell + cell / 2 + 4, "text-anchor": "end" }, labels[i]);
     text.append(svg("title", {}, name));
     root.append(text, svg("text", { x: label + i * cell + cell / 2, y: size + 16, "text-anchor": "middle" }, String(i + 1)));
     names.forEach((other, j) => {
@@ -163,7 +168,7 @@ function heatMap(names, matrix) {
         style: `fill:var(--c0);fill-opacity:${(0.08 + 0.42 * strength).toFixed(3)}` });
       box.append(svg("title", {}, `${name} and ${other}: ${value.toFixed(4)}`));
       root.append(box);
-      if (names.length <= 14) root.append(svg("text", { x: label + j * cell + cell / 2, y: i * cell + cell / 2 + 4,
+      if (!many) root.append(svg("text", { x: label + j * cell + cell / 2, y: i * cell + cell / 2 + 4,
         "text-anchor": "middle", style: "fill:var(--ink);pointer-events:none" }, value.toFixed(2)));
     });
   });

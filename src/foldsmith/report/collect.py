@@ -21,7 +21,6 @@ from foldsmith.errors import UserError
 from foldsmith.metrics import Metric, Probabilities, find_metric
 from foldsmith.report.gallery import Card, embed, gallery, with_paths
 from foldsmith.report.judge import (
-    ClassTable,
     Decision,
     Judged,
     blend_in_order,
@@ -86,14 +85,12 @@ def collect(paths: Sequence[Path]) -> dict[str, Any]:
 def judge_runs(paths: Sequence[Path]) -> tuple[list[Line], list[str]]:
     """The leaderboard alone, and what could not be judged."""
     found = find_runs(paths)
-    notes = list(found.notes)
-    judged, targets = {}, {}
-    for names in splits_of(found, notes):
-        for name in names:
-            data = oof_data([found.runs[name]])
-            judged[name] = judge(data, equal_weights(1), find_metric(data.metric, data.task))
-            targets[name] = data.targets
-    return leaderboard(found, judged, targets), notes
+    seen = Collected(notes=list(found.notes))
+    for names in splits_of(found, seen.notes):
+        data = oof_data([found.runs[name] for name in names])
+        _weights_of_blends(names, found, data, seen)
+        _judge_experiments(names, found, data, seen)
+    return leaderboard(found, seen.judged, seen.targets), seen.notes
 
 
 def splits_of(found: Found, notes: list[str]) -> list[list[str]]:
@@ -126,22 +123,15 @@ def _group(names: list[str], found: Found, seen: Collected) -> dict[str, Any]:
     table = read_table(runs[0].config)
     entries = read_entries(data, choose_floor(data, 2.0, False))
     problem = Problem(data, find_metric(data.metric, data.task), entries, entries, Point(equal_weights(1), None, 0.0))
-    blends, sweeps = {}, []
-    for name, ensemble in found.ensembles.items():
-        try:
-            weights = blends[name] = weights_in(ensemble, data)
-        except UserError as error:
-            if {member.name for member in ensemble.members} & set(names):
-                seen.notes.append(f"the blend {name} is not looked into: {error}")
-            continue
-        sweeps.append(_look_into_blend(name, ensemble, weights, problem, table.ids, seen))
+    blends = _weights_of_blends(names, found, data, seen)
+    _judge_experiments(names, found, data, seen)
+    sweeps = [_look_into_blend(name, found.ensembles[name], blends[name], problem, table.ids, seen) for name in blends]
     for name, weights in zip(names, np.eye(len(names)), strict=True):
-        metric = find_metric(found.runs[name].config.metric, data.task)
-        judged = seen.judged[name] = judge(data, weights, metric)
-        seen.targets[name] = data.targets
-        probabilities = blend_of(data, weights)
-        _look_into(name, probabilities, metric, usual_decision(probabilities, data, judged), data, table.ids, seen)
-        sweeps.append(_sweep(name, weights, metric, judged.threshold, problem))
+        judged, probabilities = seen.judged[name], blend_of(data, weights)
+        decision = usual_decision(probabilities, data, judged)
+        seen.classes[name] = _classes(probabilities, data, judged.metric, decision, judged.score)
+        seen.galleries[name] = gallery(probabilities, data, table.ids, decision)
+        sweeps.append(_sweep(name, weights, judged.metric, judged.threshold, problem))
     for name in (*blends, *names):
         seen.wanted += with_paths(seen.galleries[name], runs[0].config)
     return {
@@ -153,13 +143,35 @@ def _group(names: list[str], found: Found, seen: Collected) -> dict[str, Any]:
     }
 
 
+def _weights_of_blends(names: Sequence[str], found: Found, data: OofData, seen: Collected) -> dict[str, Weights]:
+    """The members' weights in the ensembles made of some experiments; why one can't be looked into is noted."""
+    weights = {}
+    for name, ensemble in found.ensembles.items():
+        if not {member.name for member in ensemble.members} & set(names):
+            continue
+        try:
+            weights[name] = weights_in(ensemble, data)
+        except UserError as error:
+            seen.notes.append(f"the blend {name} is not looked into, its scores are its file's: {error}")
+    return weights
+
+
+def _judge_experiments(names: Sequence[str], found: Found, data: OofData, seen: Collected) -> None:
+    for name, weights in zip(names, np.eye(len(names)), strict=True):
+        seen.judged[name] = judge(data, weights, find_metric(found.runs[name].config.metric, data.task))
+        seen.targets[name] = data.targets
+
+
 def _look_into_blend(
     name: str, ensemble: Ensemble, weights: Weights, problem: Problem, ids: Sequence[str], seen: Collected
 ) -> dict[str, Any] | None:
     """A blend as inference decides it, by its file; returns its curve over joint thresholds."""
     metric = find_metric(ensemble.metric, ensemble.task)
     decision = Decision(ensemble.threshold, ensemble.min_labels, ensemble.max_labels)
-    score = _look_into(name, blend_in_order(ensemble, problem.data), metric, decision, problem.data, ids, seen)
+    data, probabilities = problem.data, blend_in_order(ensemble, problem.data)
+    score = decided_score(probabilities, data.targets, metric, decision)
+    seen.classes[name] = _classes(probabilities, data, metric, decision, score)
+    seen.galleries[name] = gallery(probabilities, data, ids, decision)
     if abs(score - ensemble.score) > ROUNDING:
         seen.notes.append(
             f"the blend {name} scores {score:.5f} on these labels and predictions, {ensemble.score:.5f} in its file: "
@@ -172,24 +184,11 @@ def _look_into_blend(
     return _sweep(title, weights, metric, ensemble.prefix_thresholds[-1], problem)
 
 
-def _look_into(
-    name: str,
-    probabilities: Probabilities,
-    metric: Metric,
-    decision: Decision,
-    data: OofData,
-    ids: Sequence[str],
-    seen: Collected,
-) -> float:
-    """Keep a model's classes and its gallery; returns the score of what is decided."""
-    score = decided_score(probabilities, data.targets, metric, decision)
-    classes = _classes(class_table(probabilities, data, metric, decision), data, decision)
-    seen.classes[name] = {"metric": metric.name, "score": score, **asdict(decision), **classes}
-    seen.galleries[name] = gallery(probabilities, data, ids, decision)
-    return score
-
-
-def _classes(table: ClassTable, data: OofData, decision: Decision) -> dict[str, Any]:
+def _classes(
+    probabilities: Probabilities, data: OofData, metric: Metric, decision: Decision, score: float
+) -> dict[str, Any]:
+    """Every class of a model, and how its labels are decided."""
+    table = class_table(probabilities, data, metric, decision)
     columns: dict[str, Any] = {
         "token": data.classes,
         "name": data.names,
@@ -204,7 +203,7 @@ def _classes(table: ClassTable, data: OofData, decision: Decision) -> dict[str, 
         columns["threshold"] = _rounded(used)
         columns["best_threshold"] = _rounded(table.best_threshold)
         columns["best_score"] = _rounded(table.best_score)
-    return {"beta": table.beta, "columns": columns}
+    return {"metric": metric.name, "score": score, **asdict(decision), "beta": table.beta, "columns": columns}
 
 
 def _rounded(values: Any) -> list[float | None]:

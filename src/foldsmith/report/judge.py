@@ -55,8 +55,13 @@ def weights_in(ensemble: Ensemble, data: OofData) -> NDArray[np.float64]:
     """The weight of every member of the data in an ensemble.
 
     Raises:
-        UserError: the ensemble has a member that is not in the data, or of other weights than its OOF files are of.
+        UserError: the ensemble has a member that is not in the data, or of other weights than its OOF files are of;
+            or it is of other classes.
     """
+    if ensemble.classes_sha256 != data.classes_sha256:
+        raise UserError("it is of another class list")
+    if isinstance(ensemble.threshold, list) and len(ensemble.threshold) != len(data.classes):
+        raise UserError(f"it has {len(ensemble.threshold)} thresholds for {len(data.classes)} classes")
     of_name = {member.name: member for member in ensemble.members}
     names = [member.name for member in data.members]
     if missing := sorted(set(of_name) - set(names)):
@@ -84,8 +89,10 @@ def decided_score(probabilities: Probabilities, targets: Targets, metric: Metric
     """The score of what is decided; of metrics that have no threshold, that of the probabilities."""
     if not metric.thresholded:
         return metric.score(probabilities, targets)
-    decided = np.where(decision.labels(probabilities), np.float32(1), np.float32(0))
-    return metric.score(decided, targets, 0.5)
+    predicted = decision.labels(probabilities)
+    if metric.by_class:
+        predicted, targets = predicted.T, targets.T
+    return float(image_fbeta(predicted, targets, metric.beta).mean())
 
 
 def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged:
@@ -118,6 +125,9 @@ def judge(data: OofData, weights: NDArray[np.float64], metric: Metric) -> Judged
 
 def _judge_dense(probabilities: Probabilities, data: OofData, metric: Metric) -> Judged:
     best, targets, values = metric.best(probabilities, data.targets), data.targets, probabilities.copy()
+    rows = metric.of_images(probabilities, targets)
+    if rows is not None:
+        return Judged(metric, best.score, None, best.score, rows, None)
     for fold in range(data.fold_of.max() + 1):
         inside = data.fold_of == fold
         fitted = metric.best(probabilities[~inside], targets[~inside]).threshold

@@ -182,7 +182,8 @@ def as_text(lines: Sequence[Line]) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    threshold = line.threshold
+    limits = [f"at least {line.min_labels}"] if line.min_labels else []
+    limits += [] if line.max_labels is None else [f"at most {line.max_labels}"]
     return [
         "-" if line.place is None else str(line.place),
         line.name,
@@ -191,7 +192,7 @@ def _cells(line: Line) -> list[str]:
         _number(line.nested, ".4f"),
         "-" if line.low is None or line.high is None else f"{line.low:.4f} .. {line.high:.4f}",
         _number(line.validation_score, ".4f"),
-        "by class" if isinstance(threshold, list) else _number(threshold, ".4f"),
+        ", ".join([_number(line.threshold, ".4f"), *limits]),
         _number(line.epochs, "g"),
         _duration(line.seconds),
         _number(line.train_speed, ".0f"),
@@ -212,7 +213,9 @@ def _words(line: Line) -> str:
     return differs if line.score is not None else f"{line.folds}  {differs}"
 
 
-def _number(value: float | None, form: str) -> str:
+def _number(value: float | list[float] | None, form: str) -> str:
+    if isinstance(value, list):
+        return "by class"
     return "-" if value is None else format(value, form)
 
 

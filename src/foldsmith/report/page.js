@@ -10,7 +10,7 @@ function section(id, title, about, ...children) {
 function showLeaderboard() {
   const metrics = new Set(data.leaderboard.map((line) => line.metric)), split = data.leaderboard.some((line) => line.score === null);
   const rows = data.leaderboard.map((line) => ({ ...line,
-    threshold: Array.isArray(line.threshold) ? null : line.threshold, decided: decided(line),
+    threshold: Array.isArray(line.threshold) ? null : line.threshold, byClass: Array.isArray(line.threshold),
     words: line.kind === "blend" ? Object.entries(line.weights).map(([name, weight]) => `${name} × ${weight.toFixed(3)}`)
       : Object.entries(line.differs).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`) }));
   section("leaderboard", "Leaderboard",
@@ -25,7 +25,8 @@ function showLeaderboard() {
       { key: "score", title: metrics.size > 1 ? "Score" : `Score (${[...metrics][0]})`, number: true, show: fixed(4), help: "out of fold" },
       { key: "nested", title: "Held out", number: true, show: heldOut, help: "and what holds 95 % of the resamples" },
       { key: "validation_score", title: "Validation", number: true, show: fixed(4), help: "mean of the folds' best epochs" },
-      { key: "threshold", title: "Threshold", number: true, show: (value, row) => row.decided || fixed(4)(value) },
+      { key: "threshold", title: "Threshold", number: true, show: (value, row) => el("span", {}, row.byClass ? "by class" : fixed(4)(value),
+        limits(row) ? el("span", { class: "spread", text: limits(row) }) : null) },
       { key: "epochs", title: "Epochs", number: true, show: (v) => (v === null ? "–" : String(Number(v.toFixed(1)))), help: "of a fold, their mean" },
       { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds; of a blend, of all its members" },
       { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training; a blend is not trained" },
@@ -38,9 +39,9 @@ function heldOut(value, line) {
   const spread = line.low === null ? null : el("span", { class: "spread", text: `${line.low.toFixed(4)} … ${line.high.toFixed(4)}` });
   return el("span", {}, fixed(4)(value), spread);
 }
-// What decides labels beside a joint threshold, in words; empty: nothing.
-function decided({ threshold, min_labels: least, max_labels: most }) {
-  return [Array.isArray(threshold) ? "by class" : "", least ? `at least ${least}` : "", most === null ? "" : `at most ${most}`].filter(Boolean).join(", ");
+// How many labels an image gets, in words; empty: as many as exceed their thresholds.
+function limits({ min_labels: least, max_labels: most }) {
+  return [least ? `at least ${least}` : "", most === null ? "" : `at most ${most}`].filter(Boolean).join(", ");
 }
 function showCurves() {
   if (!data.curves.length) return;
@@ -61,13 +62,17 @@ function showCurves() {
 function showThresholds() {
   const sweeps = data.groups.flatMap((group) => group.sweeps);
   if (!sweeps.length) return;
-  const metrics = [...new Set(sweeps.map((each) => each.metric))];
+  const most = 8, place = el("div", { class: "charts" });
+  const draw = (all) => place.replaceChildren(...[...new Set(sweeps.map((each) => each.metric))].map((metric) => {
+    const own = sweeps.filter((each) => each.metric === metric).map((each) => ({ ...each, best: Math.max(...each.y) }));
+    own.sort((a, b) => b.best - a.best);
+    return lineChart(metric, "threshold", own.slice(0, all ? own.length : most).map((each, i) => ({ ...each, color: color(i), dashed: dashed(i) })),
+      { rules: own.length === 1 ? [own[0].threshold] : [] });
+  }));
+  const choices = [`the best ${most}`, `all ${sweeps.length}`];
   section("threshold", "Score against threshold", "A flat top means that the exact threshold matters little; a narrow one that it does.",
-    el("div", { class: "charts" }, ...metrics.map((metric) => {
-      const own = sweeps.filter((each) => each.metric === metric);
-      return lineChart(metric, "threshold", own.map((each, i) => ({ ...each, color: color(i), dashed: dashed(i) })),
-        { rules: own.length === 1 ? [own[0].threshold] : [] });
-    })));
+    sweeps.length > most ? el("div", { class: "tools" }, choice("Models", choices, (chosen) => draw(chosen === choices[1]))) : null, place);
+  draw(false);
 }
 function showMembers() {
   const groups = data.groups.filter((group) => group.members.length > 1);
@@ -81,7 +86,7 @@ function showMembers() {
       table("Members", [{ key: "name", title: "Member" }, { key: "number", title: "#", number: true, show: plain }, ...blends,
         { key: "mean", title: "Mean correlation", number: true, show: fixed(3) }], rows, { sort: { key: "number", down: false } }));
   });
-  section("members", "Members", "The less alike two members are, the more a blend of them can gain.", ...parts);
+  section("members", "Members", "The less alike two members are, the more a blend of them can gain. Of large data, the correlation is that of the probabilities that can come above a threshold.", ...parts);
 }
 function showClasses() {
   const names = Object.keys(data.classes);
@@ -91,9 +96,9 @@ function showClasses() {
     const { beta, metric, score: total, threshold, columns } = data.classes[name];
     const score = `F${beta}`;
     const rows = columns.name.map((_, i) => Object.fromEntries(Object.entries(columns).map(([key, values]) => [key, values[i]])));
-    const limits = decided({ ...data.classes[name], threshold: null });
+    const range = limits(data.classes[name]);
     const rule = threshold === null ? "Each image has its most probable class."
-      : `Labels are predicted above ${Array.isArray(threshold) ? "a threshold of each class's own" : threshold.toFixed(4)}${limits ? `, ${limits} an image` : ""}. Best threshold: what would be best for the class alone, fitted to the same images, and so optimistic.`;
+      : `Labels are predicted above ${Array.isArray(threshold) ? "a threshold of each class's own" : threshold.toFixed(4)}${range ? `, ${range} an image` : ""}. Best threshold: what would be best for the class alone, fitted to the same images, and so optimistic.`;
     place.replaceChildren(el("p", { class: "about", text: `${metric} ${total.toFixed(4)}. ${rule}` }),
       table("Classes", [
         { key: "name", title: "Class" },

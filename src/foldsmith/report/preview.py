@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from foldsmith.training.device_transforms import move_images
 
 INCHES = 1.5  # of a picture on the page
 NAMES = 4  # labels that are written out
+LETTERS = 22  # in a line of them
 
 
 def preview(config: Config, path: Path, images: int, draws: int) -> list[str]:
@@ -69,9 +71,10 @@ def _write(path: Path, rows: Sequence[Sequence[Image]], words: Sequence[str], co
     grid = figure.subplots(len(rows), columns + 1, squeeze=False)
     titles = ["labels", f"inference\n{config.data.geometry}", *(f"epoch {epoch}" for epoch in range(1, columns))]
     for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, loc="right" if title == "labels" else "center")
     for line, images, text in zip(grid, rows, words, strict=True):
-        line[0].text(0.98, 0.5, text.replace("$", r"\$"), ha="right", va="center", fontsize=8)
+        short = "\n".join(part for name in text.splitlines() for part in wrap(name, LETTERS))
+        line[0].text(0.98, 0.5, short.replace("$", r"\$"), ha="right", va="center", fontsize=8)
         line[0].axis("off")
         for axes, image in zip(line[1:], images, strict=True):
             axes.imshow(image)

@@ -8,8 +8,8 @@ EXAMPLE = "foldsmith convert-config old.yml --output new.yml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", type=Path, metavar="OLD.yml")
-    parser.add_argument("--output", type=Path, required=True, metavar="NEW.yml")
+    parser.add_argument("old", type=Path, metavar="OLD.yml", help="what the older program read")
+    parser.add_argument("--output", type=Path, required=True, metavar="NEW.yml", help="the file to write")
     parser.add_argument("--no-cosine", action="store_true", help="keep the scheduler where there is a cosine section")
     parser.add_argument("--force", action="store_true", help="replace --output where it exists")
 

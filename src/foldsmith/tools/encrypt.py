@@ -10,7 +10,7 @@ EXAMPLE = "foldsmith encrypt runs/a/a_f0.safetensors runs/a/a_f1.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="weights; with --decrypt FILE.enc")
     parser.add_argument("--decrypt", action="store_true", help="the other way: FILE of each FILE.enc")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 

@@ -31,12 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from foldsmith.data.tables import read_table
+    from foldsmith.inference.submission import check_writable
     from foldsmith.report.judge import blend_of, equal_weights, oof_data
     from foldsmith.report.noise import KINDS, label_issues, write_issues
     from foldsmith.report.runs import read_run
 
     if args.most < 1:
         raise UserError(f"expected a whole number above 0, got {args.most}", key="--most")
+    check_writable(args.output)
     runs = [read_run(folder) for folder in args.runs]
     data = oof_data(runs)
     probabilities = blend_of(data, equal_weights(len(data.members)))

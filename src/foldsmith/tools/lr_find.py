@@ -11,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="experiment file; looked for here, then in configs/")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--output", type=Path, default=Path("lr_find.png"), metavar="PNG", help="default: lr_find.png")
-    parser.add_argument("--min-lr", type=float, default=1e-6, help="of optimizer.params.lr (default: 1e-6)")
-    parser.add_argument("--max-lr", type=float, default=1.0, help="default: 1")
-    parser.add_argument("--steps", type=int, default=100, help="default: 100")
+    parser.add_argument("--min-lr", type=float, default=1e-6, help="where optimizer.params.lr begins (default: 1e-6)")
+    parser.add_argument("--max-lr", type=float, default=1.0, help="where it ends (default: 1)")
+    parser.add_argument("--steps", type=int, default=100, help="batches to train on (default: 100)")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
 
 

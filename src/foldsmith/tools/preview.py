@@ -27,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from foldsmith.config import load_config
+    from foldsmith.inference.submission import check_writable
     from foldsmith.report.preview import preview
     from foldsmith.training.leaves import check_leaves
 
     for key, number in (("--images", args.images), ("--draws", args.draws)):
         if not 1 <= number <= 50:
             raise UserError(f"expected 1 to 50, got {number}", key=key)
+    check_writable(args.output)
     ids = preview(load_config(args.config, args.set, check_leaves), args.output, args.images, args.draws)
     print(f"{args.output}: {', '.join(ids)}")

@@ -21,9 +21,11 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from foldsmith.inference.submission import check_writable
     from foldsmith.report.collect import collect
     from foldsmith.report.page import write_page
 
+    check_writable(args.output)
     content = collect(args.paths)
     for note in content["notes"]:
         print(note)

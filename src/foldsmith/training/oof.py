@@ -12,7 +12,7 @@ from tqdm import tqdm
 from foldsmith.config import Config, dump_yaml
 from foldsmith.data.cache import cached_images
 from foldsmith.data.folds import Folds, load_folds
-from foldsmith.data.images import Image, find_images
+from foldsmith.data.images import Image, bad_image_hint, find_images
 from foldsmith.data.oof_files import Sidecar, read_oof, read_sidecar, sidecar_path, write_oof
 from foldsmith.data.tables import Table, read_table
 from foldsmith.errors import UserError
@@ -107,8 +107,7 @@ def _predict_fold(work: OofWork, weights: Path, device: torch.device) -> Path:
     started = time.monotonic()
     description = f"{config.name} fold {fold} out-of-fold"
     model = load_model(weights, device)
-    skip_bad = config.data.on_bad_image == "skip"
-    images = DecodedImages([work.paths[row] for row in rows], skip_bad=skip_bad, read=work.read)
+    images = DecodedImages([work.paths[row] for row in rows], bad_hint=bad_image_hint(config), read=work.read)
     probabilities = predict(
         model, images, pipeline_of(config, device), known["views"], description, merge=config.test.merge
     )

@@ -43,10 +43,10 @@ def draw_curves(metrics: list[dict[str, Any]], metric: str, path: Path, title: s
     epochs = [row["epoch"] for row in metrics]
     losses.plot(epochs, [row["train_loss"] for row in metrics], marker="o", label="training loss")
     losses.plot(epochs, [row["valid_loss"] for row in metrics], marker="o", label="validation log loss")
-    losses.set(xlabel="epoch", title=title)
+    losses.set(xlabel="epoch", ylabel="loss", title=title)
     losses.legend()
     scores.plot(epochs, [row[metric] for row in metrics], marker="o", color="tab:green")
-    scores.set(xlabel="epoch", title=metric)
+    scores.set(xlabel="epoch", ylabel=metric, title=f"{metric} of validation")
     begins = [after["epoch"] - 0.5 for row, after in pairwise(metrics) if after["stage"] != row["stage"]]
     for axes in (losses, scores):
         for epoch in begins:

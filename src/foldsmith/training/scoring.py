@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
+from foldsmith.data.images import bad_image_hint
 from foldsmith.errors import UserError
 from foldsmith.failpoints import fail
 from foldsmith.inference.decoded import DecodedImages
@@ -110,8 +111,8 @@ def scores(job: FoldJob, model: nn.Module, plan: EpochPlan, what: str) -> dict[s
     part = rows[distributed.part_of(len(rows))]
     probabilities = np.empty((0, len(job.table.classes.tokens)), dtype=np.float32)
     if len(part):
-        skip_bad = job.config.data.on_bad_image == "skip"
-        images = DecodedImages([job.images.table[row] for row in part], skip_bad=skip_bad, read=job.read)
+        hint = bad_image_hint(job.config)
+        images = DecodedImages([job.images.table[row] for row in part], bad_hint=hint, read=job.read)
         title = f"{job.config.name} fold {job.fold} {what}"
         probabilities = predict(model, images, plan.pipeline, ["identity"], title, bar=False)
     probabilities = distributed.gather_rows(probabilities)

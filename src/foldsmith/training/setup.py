@@ -16,7 +16,7 @@ from foldsmith.config import Config
 from foldsmith.config.training import Optimizer, Train
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, EpochOrder, auto_workers, train_loader
-from foldsmith.data.images import Image, geometry_of
+from foldsmith.data.images import Image, bad_image_hint, geometry_of
 from foldsmith.data.sampling import build_sampler, class_weights
 from foldsmith.data.tables import Table
 from foldsmith.errors import UserError
@@ -127,7 +127,7 @@ def build_loader(
     """
     train = config.train
     augment = Augment(config.augmentations, geometry_of(config))
-    images = AugmentedImages(paths, table.ids, augment, train.seed, read, config.data.on_bad_image == "skip")
+    images = AugmentedImages(paths, table.ids, augment, train.seed, read, bad_image_hint(config))
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
     batch, sampler = batch_of_all(train), build_sampler(train.sampler, table)
     if min(batch, len(images)) < distributed.size():

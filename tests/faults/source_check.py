@@ -1,0 +1,191 @@
+"""What a source file does that this program never does: runs or unpickles what it read, or writes past atomic_path.
+
+Names are resolved through the file's imports (`from pickle import loads as f`, `import numpy as n`), a function counts
+wherever it is named, called or not, and methods count by their name, since nobody knows their object's class here.
+"""
+
+import ast
+from collections.abc import Iterator
+
+# Modules of which nothing but errors is used.
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
+NEVER = {"eval", "exec", "compile", "__import__", "importlib.import_module", "runpy.run_path", "runpy.run_module"}
+NEVER |= {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn", "code.interact"}
+NEVER |= {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.Loader"}
+NEVER |= {"yaml.full_load_all", "yaml.UnsafeLoader", "yaml.FullLoader", "torch.hub.load", "torch.jit.load"}
+NEVER |= {"pandas.read_pickle", "torch.package.PackageImporter", "torch.serialization.add_safe_globals"}
+NEVER_METHODS = {"exec_module", "read_pickle", "extractall", "add_safe_globals"}
+# Names from the standard library and others that write the file that they are given.
+WRITES = {"numpy.save", "numpy.savez", "numpy.savez_compressed", "numpy.savetxt", "numpy.lib.format.write_array"}
+WRITES |= {"numpy.lib.format.open_memmap", "torch.save", "torch.jit.save", "torch.onnx.export", "json.dump"}
+WRITES |= {"safetensors.torch.save_file", "safetensors.numpy.save_file", "safetensors.torch.save_model"}
+WRITES |= {"cv2.imwrite", "cv2.imwritemulti", "cv2.VideoWriter", "cv2.FileStorage", "logging.FileHandler"}
+WRITES |= {
+    f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "make_archive")
+}
+WRITES |= {f"os.{name}" for name in ("open", "rename", "renames", "replace", "link", "symlink", "truncate", "mkfifo")}
+WRITES |= {"tempfile.NamedTemporaryFile", "tempfile.TemporaryFile", "tempfile.mkstemp", "sqlite3.connect"}
+# Those whose mode says whether they write: the position of the mode, and what it is where it is not given.
+MODES = {"open": (1, "r"), "io.open": (1, "r"), "codecs.open": (1, "r"), "os.fdopen": (1, "r"), "gzip.open": (1, "r")}
+MODES |= {"bz2.open": (1, "r"), "lzma.open": (1, "r"), "zipfile.ZipFile": (1, "r"), "tarfile.open": (1, "r")}
+MODES |= {"numpy.memmap": (2, "r+"), "gzip.GzipFile": (1, "r")}
+METHODS = {"write_text", "write_bytes", "savefig", "imwrite", "imsave", "save_file", "tofile", "touch", "symlink_to"}
+METHODS |= {"hardlink_to", "to_csv", "to_parquet", "to_json", "to_pickle", "to_hdf", "to_excel", "to_feather", "save"}
+METHODS |= {"write_html", "write_image", "export_chrome_trace", "dump", "savemat", "imwritemulti"}
+MOVES = {"replace", "rename"}  # with one argument; those of text take two, those of data classes and tables keywords
+
+# What writes or runs all the same, and why it may.
+ALLOWED = {
+    ("files.py", "append_text"): "logs, which grow",
+    ("files.py", "atomic_path"): "the atomic writer itself",
+    ("files.py", "write_figure"): "into memory",
+    ("training/lock.py", "_acquire"): "the lock's file, which is no artefact",
+    ("training/run.py", "_finish_fold"): "the best epoch's weights, which are whole, get the fold's name",
+    ("training/profiling.py", "finish"): "a file in a folder that is gone at the end, moved to the temporary one",
+    ("inference/decoded.py", "_in_a_nameless_file"): "decoded images in a file that has no name",
+    ("data/cache.py", "in_memory"): "decoded images in memory",
+    ("data/cache.py", "_building"): "the lock's file of a cache",
+    ("launch/local.py", "__init__"): "what a process of the queue prints, which grows",
+    ("training/distributed.py", "process_group"): "/dev/null",
+    ("errors.py", "run"): "/dev/null",
+    ("kernel/loader.py", "unpack"): "the packed file's own beginning, before any module is there; also renamed",
+    ("kernel/check.py", "run_packed"): "a copy of what a kernel wrote, for those who want to read it",
+    ("kernel/sandbox.py", "main"): "runs the user's own kernel; tells the process that waits for it",
+    ("kernel/contents.py", "_load"): "the user's own script",
+    ("demo.py", "_run"): "this repository's own scripts",
+    ("tools/completion.py", "_script_parsers"): "this repository's own scripts",
+    ("inference/ensemble.py", "_save"): "Parts.save, which writes through atomic_path",
+}
+
+
+def findings(path: str, source: str) -> list[str]:
+    """What the check refuses, as `path:line: what`."""
+    tree = ast.parse(source)
+    names, found = _imported(tree), []
+    for node, around in _nodes(tree):
+        enclosing = next((each.name for each in reversed(around) if isinstance(each, ast.FunctionDef)), "")
+        if (path, enclosing) not in ALLOWED:
+            found += [f"{path}:{node.lineno}: {what}" for what in _problems(node, around, names)]  # type: ignore[attr-defined]
+    return found
+
+
+def _imported(tree: ast.AST) -> dict[str, str]:
+    """What each imported name stands for: `import numpy as np` gives {"np": "numpy"}."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                names[each.asname or each.name.split(".")[0]] = each.name if each.asname else each.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            for each in node.names:
+                names[each.asname or each.name] = f"{node.module}.{each.name}"
+    return names
+
+
+def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
+    """Every node with the nodes around it, the outermost first."""
+    stack: list[tuple[ast.AST, list[ast.AST]]] = [(tree, [])]
+    while stack:
+        node, around = stack.pop()
+        yield node, around
+        stack += [(child, [*around, node]) for child in ast.iter_child_nodes(node)]
+
+
+def _resolved(node: ast.AST, names: dict[str, str]) -> str:
+    """The whole dotted name of a function; `getattr(os, "system")` is os.system; empty for what has none."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        return f"{_resolved(node.value, names)}.{node.attr}".removeprefix("builtins.")
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[1], ast.Constant):
+        return f"{_resolved(node.args[0], names)}.{node.args[1].value}".removeprefix("builtins.")
+    return ""
+
+
+def _problems(node: ast.AST, around: list[ast.AST], names: dict[str, str]) -> list[str]:
+    if isinstance(node, ast.ImportFrom) and any(each.name == "*" for each in node.names):
+        return [f"imports all of {node.module}"]
+    if isinstance(node, ast.Call):
+        return _problems_of_call(node, around, names)
+    if not isinstance(node, ast.Name | ast.Attribute) or not isinstance(node.ctx, ast.Load):
+        return []
+    name = _resolved(node, names)
+    is_called = isinstance(around[-1], ast.Call) and around[-1].func is node
+    if name in NEVER or _is_unsafe(name):
+        return [name]
+    if not is_called and (name in WRITES or (isinstance(node, ast.Attribute) and _is_method(name, {"save", "dump"}))):
+        return [f"{name} under another name"]
+    return []
+
+
+def _is_unsafe(name: str) -> bool:
+    module, _, what = name.partition(".")
+    return module in UNSAFE_MODULES and not what.endswith("Error") and bool(what)
+
+
+def _is_method(name: str, but: frozenset[str] | set[str] = frozenset()) -> bool:
+    """Whether a method's name is that of one which writes; our own functions of that name do it atomically."""
+    return name.rpartition(".")[2] in METHODS - but and not name.startswith("foldsmith.files.")
+
+
+def _problems_of_call(call: ast.Call, around: list[ast.AST], names: dict[str, str]) -> list[str]:
+    name = _resolved(call.func, names)
+    keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    found = []
+    if isinstance(call.func, ast.Attribute) and call.func.attr in NEVER_METHODS:
+        found.append(name)
+    if isinstance(call.func, ast.Call) and (_resolved(call.func, names) in NEVER or _is_unsafe(name)):
+        found.append(f"{name} through getattr")
+    if keywords.get("shell", "False") != "False" or (name.startswith("subprocess.") and None in keywords):
+        found.append(f"{name} with a shell")
+    if name == "torch.load" and keywords.get("weights_only") != "True":
+        found.append("torch.load without weights_only=True")
+    if name in ("numpy.load", "numpy.lib.format.read_array") and keywords.get("allow_pickle") != "False":
+        found.append(f"{name} without allow_pickle=False")
+    if _writes(call, name) and not _into_temporary(call, around):
+        found.append(f"{name} writes past atomic_path")
+    return found
+
+
+def _writes(call: ast.Call, name: str) -> bool:
+    if name in MODES:
+        return _mode_writes(call, *MODES[name])
+    if name == "os.open":
+        flags = {each.rpartition(".")[2].strip() for each in ast.unparse(call.args[1]).split("|")}
+        return not flags <= {"O_RDONLY", "O_CLOEXEC", "O_DIRECTORY"}
+    if name in WRITES:
+        return True
+    if name in ("yaml.dump", "yaml.safe_dump", "yaml.dump_all"):
+        return len(call.args) > 1 or any(word.arg == "stream" for word in call.keywords)
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    if call.func.attr == "open" and name not in ("webbrowser.open",):
+        return _mode_writes(call, 0, "r")
+    if call.func.attr in MOVES:
+        return len(call.args) == 1 and not call.keywords
+    return _is_method(name)
+
+
+def _mode_writes(call: ast.Call, position: int, default: str) -> bool:
+    """Whether the mode of an open() writes; one that is not written there may."""
+    modes = [word.value for word in call.keywords if word.arg == "mode"] + call.args[position : position + 1]
+    if not modes:
+        return default != "r"
+    return any(not isinstance(mode, ast.Constant) or bool(set(str(mode.value)) & set("wax+c")) for mode in modes)
+
+
+def _into_temporary(call: ast.Call, around: list[ast.AST]) -> bool:
+    """Whether a call writes to what `with atomic_path(...) as name` names, or to a file that is opened there."""
+    items = [item for node in around if isinstance(node, ast.With) for item in node.items]
+    targets: set[str] = set()
+    for item in items:
+        made = item.context_expr
+        if not isinstance(made, ast.Call) or item.optional_vars is None:
+            continue
+        is_temporary = ast.unparse(made.func).rpartition(".")[2] == "atomic_path"
+        if is_temporary or (made.args and ast.unparse(made.args[0]) in targets):
+            targets.add(ast.unparse(item.optional_vars))
+    given = [ast.unparse(each) for each in [*call.args, *(word.value for word in call.keywords)]]
+    if isinstance(call.func, ast.Attribute):
+        given.append(ast.unparse(call.func.value))
+    return bool(targets & set(given))
