@@ -5,6 +5,7 @@ Exit codes (documented in docs/design.md, section 6):
     5 the deadline came and a partial but valid result was written    130 / 143 ended by SIGINT / SIGTERM
 """
 
+import _thread
 import difflib
 import errno
 import io
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 
 from foldsmith.malloc import keep_freed_memory
@@ -33,6 +35,7 @@ WRITE_ERRNOS = {
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 _PATIENCE = 7.0  # seconds in which a program that was told to stop may clean up
+_RETRY = 0.05  # seconds between looks whether an import has ended
 
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
@@ -72,66 +75,112 @@ class UserError(Exception):
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a command's main() as a process: user errors and signals become messages and exit codes."""
-    handle_signals()
+    signals = handle_signals()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="backslashreplace")  # a terminal that knows no accents is no reason to fail
     try:
         main(None)
-    except UserError as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if signals.came:  # whatever a library made of the end that it was asked for
+            sys.exit(128 + signals.came)
+        sys.exit(_end_of(error))
+    finally:
+        signals.over = True
+
+
+def _end_of(error: Exception) -> int:
+    """Say what happened, to a user who can do something about it; returns the exit code. The rest is raised again."""
+    if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except BrokenPipeError:  # `... | head` has read enough; say nothing, not even when Python flushes at exit
+        return error.code
+    if isinstance(error, BrokenPipeError):  # `... | head` has read enough; say nothing, not even at Python's own flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in WRITE_ERRNOS:
-            raise
+        return 1
+    if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
         from foldsmith.files import unnamed_failure  # which imports this module
 
         print(f"error: {unnamed_failure(error)}", file=sys.stderr)
-        sys.exit(EXIT_ENVIRONMENT)
-    except (MemoryError, RuntimeError) as error:
-        # torch's own classes can't be named here: importing torch takes seconds
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
+        return EXIT_ENVIRONMENT
+    # torch's own classes can't be named here: importing torch takes seconds
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    if full or isinstance(error, MemoryError):
         what = str(error) or "out of memory"
         print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)
-        sys.exit(EXIT_ENVIRONMENT)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return EXIT_ENVIRONMENT
+    raise error
 
 
-def handle_signals() -> None:
+@dataclass
+class Signals:
+    """What became of SIGTERM and Ctrl-C in a process."""
+
+    came: int | None = None
+    over: bool = False  # the program has ended: Python takes it apart, which no signal is to disturb
+
+
+def handle_signals() -> Signals:
     """SIGTERM and Ctrl-C unwind this process; a second one ends it at once, and so does waiting for `_PATIENCE`.
 
-    In a forked child they end it at once, unless it calls this, too.
+    One that comes in the middle of an import waits for its end: libraries make other errors of it, or abort. In a
+    forked child a signal ends it at once, unless it calls this, too.
     """
-    process = os.getpid()
-    came = False
+    process, state, again = os.getpid(), Signals(), threading.Event()
+
+    def repeat(signum: int) -> None:
+        again.set()
+        _thread.interrupt_main(signal.Signals(signum))
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal came
         if os.getpid() != process:  # a data loading process that has only just begun: its parent tells the user
             os._exit(128 + signum)
-        if came:
+        if state.over:
+            signal.signal(signum, signal.SIG_DFL)  # for a second one
+            return
+        if state.came is None:
+            state.came = signum
+            _say_and_hurry(signum)
+        elif not again.is_set():
             os._exit(128 + signum)
-        came = True
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when loading processes end, too
-        patience = threading.Timer(_PATIENCE, os._exit, [128 + signum])
-        patience.daemon = True
-        patience.start()
-        word = "interrupted" if signum == signal.SIGINT else "terminated"
-        # At once, for cleaning up may hang; by the system, for the handler may have come in the middle of a print.
-        os.write(2, f"{word}; what was finished is kept\n".encode())
-        if signum == signal.SIGINT:
+        again.clear()
+        if _imports(frame):
+            _in_background(_RETRY, repeat, signum)
+        elif signum == signal.SIGINT:
             raise KeyboardInterrupt
-        sys.exit(128 + signum)
+        else:
+            sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, handle)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored below nohup
         signal.signal(signal.SIGINT, handle)
+    return state
+
+
+def _say_and_hurry(signum: int) -> None:
+    """What the first signal does: its words, and a limit to the time that cleaning up may take."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when loading processes end, too
+    _in_background(_PATIENCE, os._exit, 128 + signum)
+    word = "interrupted" if signum == signal.SIGINT else "terminated"
+    # At once, for cleaning up may hang; by the system, for the signal may have come in the middle of a print.
+    os.write(2, f"{word}; what was finished is kept\n".encode())
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in this frame."""
+    while frame is not None and frame.f_code is not run.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _in_background(seconds: float, call: Callable[[int], object], number: int) -> None:
+    timer = threading.Timer(seconds, call, [number])
+    timer.daemon = True
+    timer.start()
 
 
 def did_you_mean(value: str, known: Iterable[str], *, show: int = 12) -> str:
