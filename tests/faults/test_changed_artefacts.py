@@ -13,6 +13,8 @@ import ensemble_inference
 import ensemble_search
 import predict_oof
 import train
+from foldsmith.data.oof_files import sealed
+from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from tests.conftest import DATA
 
@@ -41,7 +43,8 @@ def both_named(error: UserError) -> bool:
 
 
 def edit_json(path: Path, **changed: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    """As predict_oof.py would have written it."""
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changed)))
 
 
 def move_to_the_other_fold(folds: Path) -> None:
@@ -203,6 +206,7 @@ def test_9_weights_against_the_ensemble(runs, chain, tmp_path, what):
             member = next(each for each in values["members"] if each["name"] == "a")
             member["sha256"][1] = "4" * 64
     path.write_bytes(data)
+    del values["content_sha256"]
     ensemble.write_text(yaml.safe_dump(values))
     output = tmp_path / "s.csv"
     error = refused(ensemble_inference.main, ensemble, "--models", runs, "--output", output)
@@ -217,7 +221,35 @@ def test_9_weights_against_the_ensemble(runs, chain, tmp_path, what):
 def test_10_the_class_list_against_the_ensemble(runs, chain, tmp_path):
     values = yaml.safe_load(chain.ensemble.read_text())
     values["classes_sha256"] = "5" * 64
+    del values["content_sha256"]
     (tmp_path / "best.yml").write_text(yaml.safe_dump(values))
     error = refused(ensemble_inference.main, tmp_path / "best.yml", "--models", runs, "--output", tmp_path / "s.csv")
     assert error.code == 4 and "has another class list than all of its weights" in str(error)
     assert both_named(error)
+
+
+@pytest.mark.parametrize(("key", "value"), [("views", ["vflip"]), ("metric", "f1"), ("threshold", 0.5)])
+def test_a_sidecar_itself(runs, key, value):
+    path = runs / "b" / "b_f0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    error = search(runs)
+    assert both_named(error) and error.code == 4 and "b_f0.json: was changed after predict_oof.py" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(r"^threshold: .*", "threshold: 0.9"), (r"weight: .*", "weight: 0.123"), ("- identity", "- hflip")],
+)
+def test_an_ensemble_file_itself(chain, tmp_path, old, new):
+    """Unless its user takes the hash out; comments and the deploy section are free."""
+    text, changed = chain.ensemble.read_text(), tmp_path / "best.yml"
+    changed.write_text("# mine\n" + text + "deploy: {user: me}\n")
+    assert read_ensemble(changed).deploy.user == "me"
+    edited, count = re.subn(old, new, text, count=1, flags=re.M)
+    assert count == 1
+    changed.write_text(edited)
+    error = refused(ensemble_inference.main, changed, "--models", chain.runs, "--output", tmp_path / "s.csv")
+    assert both_named(error) and error.code == 4 and "best.yml: was changed after the search" in str(error)
+    assert not (tmp_path / "s.csv").exists()
+    changed.write_text(re.sub("^content_sha256: .*\n", "", edited, flags=re.M))
+    read_ensemble(changed)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.failpoints import fail
-from foldsmith.files import atomic_path, write_json
+from foldsmith.files import atomic_path, read_json, sha256_json, write_json
 from foldsmith.metrics import Probabilities
 
 # NumPy parses headers with ast, which fails now and then in two threads of Python 3.11 (python/cpython#106905).
@@ -38,6 +38,7 @@ class Sidecar:
     speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
     merge: Literal["mean", "logits", "max", "geometric"] = "mean"  # of the views
     array_sha256: str | None = None  # of the values' bytes, row by row; None: written elsewhere, not known
+    content_sha256: str | None = None  # of all fields but itself; None likewise
 
     def check_array(self, npy: Path, found_sha256: str) -> None:
         """Refuse an array that is not the one this sidecar was written for."""
@@ -58,7 +59,13 @@ def write_oof(npy: Path, probabilities: Probabilities, sidecar: Sidecar) -> None
     with atomic_path(npy, array.nbytes) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
     fail("oof.array_written")
-    write_json(sidecar_path(npy), asdict(replace(sidecar, array_sha256=hashlib.sha256(array.data).hexdigest())))
+    write_json(sidecar_path(npy), sealed(asdict(replace(sidecar, array_sha256=hashlib.sha256(array.data).hexdigest()))))
+
+
+def sealed(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """A sidecar's fields with the hash of what they are."""
+    content = {key: value for key, value in sidecar.items() if key != "content_sha256"}
+    return content | {"content_sha256": sha256_json(content)}
 
 
 def read_sidecar(npy: Path) -> Sidecar:
@@ -67,10 +74,17 @@ def read_sidecar(npy: Path) -> Sidecar:
     if not path.is_file():
         raise UserError("the OOF file's sidecar is missing", file=path, hint="predict_oof.py writes both")
     try:
-        return TypeAdapter(Sidecar).validate_json(path.read_bytes(), strict=True)
+        sidecar = TypeAdapter(Sidecar).validate_json(path.read_bytes(), strict=True)
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"is not a sidecar of predict_oof.py: {reason}", file=path, code=EXIT_UNTRUSTED) from None
+    found = sealed(read_json(path))["content_sha256"]
+    if sidecar.content_sha256 not in (None, found):
+        what = (
+            f"was changed after predict_oof.py: {found[:12]} there, {str(sidecar.content_sha256)[:12]} in its own line"
+        )
+        raise UserError(what, file=path, hint="predict_oof.py predicts it again", code=EXIT_UNTRUSTED)
+    return sidecar
 
 
 def map_array(npy: Path, shape: tuple[int, int], claimed_by: str) -> Probabilities:

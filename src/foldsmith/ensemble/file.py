@@ -4,9 +4,9 @@ The search writes it, inference and the packed kernel read it. `blend` is the on
 that the search found is the score that inference gives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,8 +15,8 @@ from foldsmith.config import Deploy, Document, dump_yaml, parse_yaml, read_yaml
 from foldsmith.config.loader import problems_error
 from foldsmith.config.schema import Section
 from foldsmith.config.validate import schema_problems
-from foldsmith.errors import UserError
-from foldsmith.files import write_text
+from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.files import sha256_json, write_text
 from foldsmith.metrics import Probabilities
 
 FORMAT: Literal["foldsmith-ensemble-1"] = "foldsmith-ensemble-1"
@@ -83,6 +83,9 @@ class Ensemble(Section):
     )
     members: Annotated[list[Member], Field(min_length=1)] = Field(description="in the order in which they are summed")
     prefix_thresholds: list[Threshold] = Field(description="the best threshold of the first 1, 2, ... members")
+    content_sha256: str | None = Field(
+        None, description="of all else but `deploy`, as the search wrote it; leave it out of a file that you edit"
+    )
     deploy: Deploy | None = Field(None, exclude=True, description="of its kernel (docs/deploy.md)")
 
     @model_validator(mode="after")
@@ -119,12 +122,22 @@ def _checked(path: Path, document: Document) -> Ensemble:
     ensemble, problems = schema_problems(document.values, Ensemble)
     if ensemble is None:
         raise problems_error(path, document, problems)
+    found = _content_sha256(document.values)
+    if ensemble.content_sha256 not in (None, found):
+        told = f"content_sha256 {found[:12]} there, {str(ensemble.content_sha256)[:12]} in its own line"
+        hint = "search again; or, for numbers of your own, take the line content_sha256 out"
+        raise UserError(f"was changed after the search: {told}", file=path, hint=hint, code=EXIT_UNTRUSTED)
     return ensemble
+
+
+def _content_sha256(values: Mapping[str, Any]) -> str:
+    return sha256_json({key: value for key, value in values.items() if key not in ("content_sha256", "deploy")})
 
 
 def write_ensemble(path: Path, ensemble: Ensemble) -> None:
     """Write an ensemble file atomically. The deploy section of the one that it replaces stays: a user wrote it."""
     values = ensemble.model_dump(mode="json")
+    values["content_sha256"] = _content_sha256(parse_yaml(dump_yaml(values), path.name).values)
     deploy = ensemble.deploy or _deploy_of(path)
     if deploy is not None:
         values["deploy"] = deploy.model_dump(mode="json", exclude_unset=True)
