@@ -4,6 +4,7 @@ Training, out-of-fold prediction, inference and the packed kernel all come throu
 """
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,22 @@ from numpy.typing import NDArray
 
 from foldsmith.config import Config
 from foldsmith.data.headers import Header, is_cut_off, read_header
+from foldsmith.data.memory import Room
 from foldsmith.errors import UserError
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
 
 LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # an environment variable that OpenCV reads, too
 MAX_PIXELS = int(os.environ.get(LIMIT, 100_000_000))
-MOST_HEADER = 1 << 20  # bytes in front of the pixels: colour profiles and thumbnails are there
+MAX_BYTES = 9 * MAX_PIXELS  # of memory for one image and its file while it is read
+ROOM = Room(MAX_BYTES)
+NO_FILES = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BORDERS = {
     "reflect": (cv2.BORDER_REFLECT_101, (0, 0, 0)),
@@ -97,30 +107,98 @@ def read_image(path: Path) -> Image:
     """Decode any common image file to uint8 RGB (height, width, 3).
 
     Gray is repeated, palettes are resolved, CMYK is converted, 16-bit is reduced to 8, transparency is laid over white,
-    EXIF rotation is applied. At most MAX_PIXELS of 8 bits, half as many of 16, a quarter of 32: less than 1 GB.
+    EXIF rotation is applied. At most MAX_PIXELS of 8 bits, half as many of 16, a quarter of 32, and MAX_BYTES of
+    memory; threads that read at the same time take no more than that together: some wait.
 
     Raises:
         ImageError: with the reason. Also for a TIFF with transparency that OpenCV does not tell of.
     """
+    needed = _file_size(path)
+    while True:
+        with ROOM.take(needed) as taken:
+            data = read_file(path)
+            header = checked_header(data)
+            needed = len(data) + header.memory
+            if taken.grow(needed):
+                return _decode(data, header)
+            del data  # others hold what is missing: wait without it
+
+
+def _file_size(path: Path) -> int:
+    """Bytes of a regular file: opening a pipe would wait for ever, and a device may never end."""
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        found = path.stat()
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from None
-    if data.size == 0:
-        raise ImageError("empty file")
-    head = read_header(data[:MOST_HEADER].tobytes())
-    if head is not None:
-        _refuse(head)
-        if head.format == "PNG" and is_cut_off(data.tobytes()):
-            raise ImageError("cut off")
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"not a file but {NO_FILES[stat.S_IFMT(found.st_mode)]}")
+    if found.st_size > MAX_BYTES:
+        raise ImageError(f"a file of {found.st_size} bytes: more than {MAX_BYTES} ({LIMIT} sets the limit)")
+    return found.st_size
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: it is no regular file, is empty, is larger than MAX_BYTES, or cannot be read.
+    """
+    _file_size(path)
     try:
-        if _may_have_alpha(data):
-            if head is not None and head.format == "PNG" and head.notes[:1] == ["gray"]:
-                return _gray_over_white(data)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from None
+    if not data:
+        raise ImageError("empty file")
+    return data
+
+
+def checked_header(data: bytes) -> Header:
+    """The header of an image file that can be decoded within the limits.
+
+    Raises:
+        ImageError: it is no image or none whose header is read, is too large, or OpenCV would lose its transparency.
+    """
+    header = read_header(data)
+    if header is None:
+        start = data[:16]
+        if start.lstrip().startswith(b"<"):
+            raise ImageError("an HTML page, not an image")
+        if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            raise ImageError("a TIFF whose directory can't be read: cut off or damaged")
+        raise ImageError(f"not an image: {start!r}")
+    _refuse(header, len(data))
+    if header.format == "PNG" and is_cut_off(data):
+        raise ImageError("cut off")
+    return header
+
+
+def _refuse(head: Header, size: int) -> None:
+    """What is too large, and what OpenCV would read without its transparency."""
+    limit = MAX_PIXELS * 8 // max(8, head.depth)
+    if head.width * head.height > limit:
+        deep = f" of {head.depth} bits" if head.depth > 8 else ""
+        raise ImageError(f"{head.width} x {head.height} pixels{deep}: more than {limit} ({LIMIT} sets the limit)")
+    if head.memory + size > MAX_BYTES:
+        kind = f"{head.width} x {head.height} pixels of this kind of {head.format} ({head.per_pixel:g} bytes each)"
+        needed = f"{(head.memory + size) / 1e6:.0f} MB of memory"
+        raise ImageError(f"{kind} take {needed}: more than {MAX_BYTES / 1e6:.0f} MB ({LIMIT} sets the limit)")
+    if head.format == "TIFF" and "alpha" in head.notes and {"gray", "palette", "floats"} & {*head.notes}:
+        kind = ", ".join(note for note in head.notes if note in ("gray", "palette", "floats"))
+        raise ImageError(f"a TIFF ({kind}) with transparency, which OpenCV does not read: save it as PNG")
+
+
+def _decode(content: bytes, header: Header) -> Image:
+    data = np.frombuffer(content, np.uint8)
+    try:
+        # Of other formats OpenCV tells it when they are decoded.
+        if header.format not in ("JPEG", "PNM") and (header.format != "PNG" or "alpha" in header.notes):
+            if header.format == "PNG" and header.notes[:1] == ["gray"]:
+                return _gray_over_white(data, header)
             # As IMREAD_UNCHANGED, but EXIF rotation is applied.
             image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
             if image is not None and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
-                return _over_white(image, _is_tiff(data))
+                return _over_white(image, header.format == "TIFF")
             image = None  # its memory, before the next is decoded
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -128,37 +206,10 @@ def read_image(path: Path) -> Image:
     return _decode_float(data) if image is None else image
 
 
-def _refuse(head: Header) -> None:
-    """What is too large, and what OpenCV would read without its transparency."""
-    limit = MAX_PIXELS * 8 // max(8, head.depth)
-    if head.width * head.height > limit:
-        deep = f" of {head.depth} bits" if head.depth > 8 else ""
-        raise ImageError(f"{head.width} x {head.height} pixels{deep}: more than {limit} ({LIMIT} sets the limit)")
-    if head.format == "TIFF" and "alpha" in head.notes and {"gray", "palette", "floats"} & {*head.notes}:
-        kind = ", ".join(note for note in head.notes if note in ("gray", "palette", "floats"))
-        raise ImageError(f"a TIFF ({kind}) with transparency, which OpenCV does not read: save it as PNG")
-
-
-def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
-    """False for a JPEG, and for a PNG without an alpha channel and transparent colours; others say it when decoded."""
-    head = data[:26].tobytes()
-    if head.startswith(b"\x89PNG"):
-        color_type = head[25] if len(head) > 25 else 0  # 4: gray + alpha, 6: RGB + alpha
-        if color_type in (4, 6):
-            return True
-        content = data.tobytes()
-        return content.find(b"tRNS", 0, content.find(b"IDAT")) >= 0
-    return not head.startswith(b"\xff\xd8")
-
-
-def _is_tiff(data: NDArray[np.uint8]) -> bool:
-    return data[:4].tobytes() in (b"II*\x00", b"MM\x00*")
-
-
 def _over_white(image: NDArray, tiff: bool) -> Image:
     """BGRA of uint8 or uint16 over white, to RGB uint8."""
     top = 65535.0 if image.dtype == np.uint16 else 255.0
-    rows = max(1, (1 << 20) // image.shape[1])  # at a time, since floats take four times the memory
+    rows = max(1, (1 << 18) // image.shape[1])  # at a time, since floats take four times the memory
     parts = [image[start : start + rows] for start in range(0, len(image), rows)]
     # 8-bit TIFF comes with colours that are multiplied by alpha already, unless the file does not say what alpha is.
     multiplied = tiff and top == 255 and all(bool((part[:, :, :3] <= part[:, :, 3:]).all()) for part in parts)
@@ -172,31 +223,23 @@ def _over_white(image: NDArray, tiff: bool) -> Image:
     return result
 
 
-def _gray_over_white(data: NDArray[np.uint8]) -> Image:
+def _gray_over_white(data: NDArray[np.uint8], header: Header) -> Image:
     """A gray PNG with alpha, or with one gray value that is transparent, which OpenCV does not tell."""
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    content = data.tobytes()
     if image is None:
         return _decode_float(data)
     if image.ndim == 3:
         return _over_white(image, tiff=False)
-    bits, at = content[24], content.index(b"tRNS") + 4
     top = 65535 if image.dtype == np.uint16 else 255
-    value = int.from_bytes(content[at : at + 2], "big") * top // (2**bits - 1)
-    gray = np.where(image == value, top, image)
-    return cv2.cvtColor(np.rint(gray * (255 / top)).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    image[image == int.from_bytes(header.transparent[:2], "big") * top // (2**header.depth - 1)] = top
+    return cv2.cvtColor(cv2.convertScaleAbs(image, alpha=255 / top), cv2.COLOR_GRAY2RGB)
 
 
 def _decode_float(data: NDArray[np.uint8]) -> Image:
     """What IMREAD_COLOR can't convert, such as TIFF of floats, scaled so that its own range becomes 0..255."""
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
-        start = data[:16].tobytes()
-        if start.lstrip().startswith(b"<"):
-            raise ImageError("an HTML page, not an image")
-        if read_header(data[:MOST_HEADER].tobytes()) is not None:
-            raise ImageError("cut off" if is_cut_off(data.tobytes()) else "damaged")
-        raise ImageError(f"not an image: {start!r}")
+        raise ImageError("cut off" if is_cut_off(data.tobytes()) else "damaged")
     if image.ndim == 3 and image.shape[2] == 4:
         raise ImageError(f"numbers of {image.dtype} with transparency are not read: save it as PNG")
     values = image.astype(np.float32, copy=False)
