@@ -23,6 +23,7 @@ Image = NDArray[np.uint8]  # (height, width, 3), RGB
 LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # an environment variable that OpenCV reads, too
 MAX_PIXELS = int(os.environ.get(LIMIT, 100_000_000))
 MAX_BYTES = 9 * MAX_PIXELS  # of memory for one image and its file while it is read
+AS_IT_IS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # IMREAD_UNCHANGED with EXIF rotation
 ROOM = Room(MAX_BYTES)
 NO_FILES = {
     stat.S_IFIFO: "a pipe",
@@ -195,8 +196,7 @@ def _decode(content: bytes, header: Header) -> Image:
         if header.format not in ("JPEG", "PNM") and (header.format != "PNG" or "alpha" in header.notes):
             if header.format == "PNG" and header.notes[:1] == ["gray"]:
                 return _gray_over_white(data, header)
-            # As IMREAD_UNCHANGED, but EXIF rotation is applied.
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+            image = cv2.imdecode(data, AS_IT_IS)
             if image is not None and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
                 return _over_white(image, header.format == "TIFF")
             image = None  # its memory, before the next is decoded
@@ -225,7 +225,7 @@ def _over_white(image: NDArray, tiff: bool) -> Image:
 
 def _gray_over_white(data: NDArray[np.uint8], header: Header) -> Image:
     """A gray PNG with alpha, or with one gray value that is transparent, which OpenCV does not tell."""
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(data, AS_IT_IS)
     if image is None:
         return _decode_float(data)
     if image.ndim == 3:
