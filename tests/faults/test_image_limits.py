@@ -125,6 +125,40 @@ def test_formats_whose_header_is_not_read_are_refused(tmp_path):
     assert refusal(tmp_path / "a.hdr", data).startswith("not an image: b'#?R")
 
 
+SIDE = 3_000
+COLORS = np.broadcast_to(np.arange(SIDE, dtype=np.uint16)[:, None, None] // 12, (SIDE, SIDE, 4)).astype(np.uint8)
+KINDS = {
+    "progressive, turned": lambda: saved(
+        Pillow.fromarray(COLORS[:, :, :3]), "JPEG", progressive=True, subsampling=0, exif=turned(6)
+    ),
+    "progressive CMYK": lambda: saved(Pillow.fromarray(COLORS, "CMYK"), "JPEG", progressive=True, exif=turned(6)),
+    "PNG": lambda: encoded(".png", COLORS[:, :, :3]),
+    "PNG of 16 bits with alpha": lambda: encoded(".png", COLORS.astype(np.uint16) * 257),
+    "PNG of gray with alpha, turned": lambda: saved(
+        Pillow.fromarray(np.ascontiguousarray(COLORS[:, :, :2]), "LA"), "PNG", exif=turned(6)
+    ),
+    "WebP with alpha": lambda: saved(Pillow.fromarray(COLORS, "RGBA"), "WEBP", quality=50, method=0),
+    "GIF": lambda: saved(Pillow.fromarray(COLORS[:, :, 0]), "GIF"),
+    "TIFF of floats": lambda: encoded(".tif", COLORS[:, :, :3].astype(np.float32)),
+    "TIFF of 16 bits with alpha": lambda: encoded(".tif", COLORS.astype(np.uint16)),
+    "TIFF in one strip": lambda: saved(
+        Pillow.fromarray(COLORS[:, :, :3]), "TIFF", compression="tiff_lzw", tiffinfo={278: SIDE}
+    ),
+    "JPEG 2000": lambda: encoded(".jp2", COLORS[:, :, :3]),
+    "AVIF with alpha": lambda: cv2.imencode(".avif", COLORS, [cv2.IMWRITE_AVIF_SPEED, 10])[1].tobytes(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_header_tells_is_enough(tmp_path, name):
+    """Reading takes no more memory than was counted for it, and 12 MB that do not grow with the image."""
+    data = KINDS[name]()
+    (tmp_path / "a").write_bytes(data)
+    with bounded(60, (read_header(data).memory + len(data)) / 1e6 + 12):
+        assert read_image(tmp_path / "a").shape == (SIDE, SIDE, 3)
+
+
 def test_images_wait_for_memory(tmp_path, monkeypatch):
     """Three threads, each with an image that takes 160 MB, where there are 170 MB."""
     image = Pillow.new("RGB", (4_200, 4_200), (7, 100, 200))
