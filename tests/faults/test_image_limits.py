@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from foldsmith.data import images
 from foldsmith.data.check import check_image, check_images
 from foldsmith.data.headers import read_header
-from foldsmith.data.images import ImageError, read_image
+from foldsmith.data.image_limits import ROOM, ImageError
+from foldsmith.data.images import read_image
+from foldsmith.data.memory import Room
 from tests.faults.bounds import bounded
 from tests.faults.test_bad_images import chunk, png, saved, turned
 
@@ -166,17 +167,15 @@ def test_images_wait_for_memory(tmp_path, monkeypatch):
     paths = [tmp_path / f"{number}.jpg" for number in range(3)]
     for path in paths:
         path.write_bytes(data)
-    monkeypatch.setattr(images.ROOM, "limit", 170_000_000)
+    monkeypatch.setattr(ROOM, "limit", 170_000_000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
     with bounded(20, 240):
         reports = list(check_images(paths))
     assert [(report.problem, report.notes) for report in reports] == [(None, ("rotated",))] * 3
-    assert images.ROOM.used == 0
+    assert ROOM.used == 0
 
 
 def test_room_is_given_back_and_is_empty_in_a_child():
-    from foldsmith.data.memory import Room
-
     room, given = Room(10), []
 
     def hold() -> None:

@@ -12,7 +12,8 @@ import cv2
 from foldsmith.config import Config
 from foldsmith.data.folds import make_folds
 from foldsmith.data.headers import is_cut_off
-from foldsmith.data.images import ROOM, ImageError, checked_header, find_images, read_file, read_image
+from foldsmith.data.image_limits import ROOM, ImageError, checked_header, read_file
+from foldsmith.data.images import find_images, read_image
 from foldsmith.data.pseudo import read_train_table, train_images
 from foldsmith.data.tables import Table, class_columns, read_sample, read_table
 from foldsmith.errors import UserError
@@ -49,7 +50,7 @@ def check_image(path: Path) -> ImageReport:
 
 
 def check_images(paths: Sequence[Path]) -> Iterator[ImageReport]:
-    """Reports in the order of the paths, on all cores; what is large waits until there is memory (images.ROOM)."""
+    """Reports in the order of the paths, on all cores; what is large waits for memory (image_limits.ROOM)."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="check") as pool:
         yield from pool.map(check_image, paths)
 
