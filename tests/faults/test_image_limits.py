@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from foldsmith.data.check import check_image, check_images
-from foldsmith.data.headers import read_header
+from foldsmith.data.headers import is_cut_off, read_header
 from foldsmith.data.image_limits import ROOM, ImageError
 from foldsmith.data.images import read_image
 from foldsmith.data.memory import Room
@@ -124,6 +124,25 @@ def test_the_size_of_other_formats_is_read(tmp_path, extension):
 def test_formats_whose_header_is_not_read_are_refused(tmp_path):
     data = encoded(".hdr", NOISE[:20, :20, :3].astype(np.float32))
     assert refusal(tmp_path / "a.hdr", data).startswith("not an image: b'#?R")
+
+
+def test_no_header_breaks_its_reader():
+    """Cut and changed at random: a size above zero and memory for it, or nothing; never an error."""
+    random = np.random.default_rng(0)
+    files = [encoded(end, NOISE[:60, :80, :3]) for end in (".avif", ".jp2", ".ppm", ".jpg", ".png", ".tif", ".bmp")]
+    files += [tiff(20, 20, 8, 1, big=True)[:16] + tiff(20, 20, 8, 1, big=True)[-200:]]
+    files[-1] = (
+        files[-1][:8] + struct.pack("<Q", 16 + files[-1][16:].index(struct.pack("<QH", 9, 256))) + files[-1][16:]
+    )
+    assert None not in map(read_header, files)
+    for number in range(4_000):
+        data = bytearray(files[number % len(files)])
+        for position in random.integers(0, min(len(data), 200), random.integers(1, 5)):
+            data[position] = random.integers(256)
+        data = data[: random.integers(1, len(data) + 1)] if number % 3 else data
+        header = read_header(bytes(data))
+        is_cut_off(bytes(data))
+        assert header is None or (min(header.width, header.height) > 0 and header.memory > 0)
 
 
 SIDE = 3_000

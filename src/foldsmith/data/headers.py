@@ -35,13 +35,12 @@ def read_header(data: bytes) -> Header | None:
 
     None where the format is another one or the header is not whole.
     """
+    parse = next((parse for start, parse in _FORMATS.items() if data.startswith(start)), _pnm)
     try:
-        for start, parse in _FORMATS.items():
-            if data.startswith(start):
-                return parse(data)
-        return _avif(data) if data[4:8] == b"ftyp" else _pnm(data)
-    except (struct.error, IndexError):
+        header = _avif(data) if data[4:8] == b"ftyp" else parse(data)
+    except (struct.error, IndexError, OverflowError):
         return None
+    return header if header is not None and min(header.width, header.height) > 0 else None
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -211,6 +210,8 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
         if values * struct.calcsize(form) > room:  # they lie elsewhere
             (where,) = struct.unpack_from(order + offset, data, where)
         (tags[tag],) = struct.unpack_from(form, data, where)
+        if tags[tag] < 0:
+            raise struct.error(f"tag {tag} is negative")
     return tags
 
 
@@ -273,7 +274,7 @@ def _turned(exif: bytes) -> list[str]:
     """["rotated"] where EXIF data, which are a TIFF's, say so."""
     try:
         orientation = _tiff_tags(exif).get(0x0112, 1) if exif[:2] in (b"II", b"MM") else 1
-    except struct.error:
+    except (struct.error, OverflowError):
         return []
     return ["rotated"] if 2 <= orientation <= 8 else []
 
