@@ -172,6 +172,10 @@ def test_exif_rotation_is_applied(tmp_path, orientation):
         same(decode(tmp_path, name, rgba[:, :, :3], exif=exif, **options), UPRIGHT[orientation](rgba[:, :, :3]))
         expected = UPRIGHT[orientation](over_white(rgba[:, :, :3], rgba[:, :, 3]))
         same(decode(tmp_path, name, rgba, exif=exif, **options), expected)
+    expected = UPRIGHT[orientation](over_white(repeat(GRAY), ALPHA))
+    same(decode(tmp_path, "la.png", np.dstack([GRAY, ALPHA]), exif=exif), expected)
+    expected = UPRIGHT[orientation](repeat(np.where(GRAY == 37, 255, GRAY)))
+    same(decode(tmp_path, "gray.png", Pillow.fromarray(GRAY), transparency=37, exif=exif), expected)
 
 
 def png(size):

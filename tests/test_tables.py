@@ -115,7 +115,7 @@ def test_lines_count_from_one_through_line_ends_inside_quotes() -> None:
         ("id,a,b\nx,y,z\n", "train.csv:1: data.label_column: which of the columns ['id', 'a', 'b'] is it?"),
         ('id,label\na,x\nb,"y" z\n', "train.csv:3: is not valid csv: "),
         ('id,label\na,x\nb,"y\nc,z\n', "train.csv:3: is not valid csv: unexpected end of data"),
-        (b"id,label\na,\xff\n", "train.csv: is not UTF-8 text (invalid start byte)"),
+        (b"id,label\na,\xff\n", "train.csv:2: is not UTF-8 text (byte 11)"),
         ("id,label\na,\nb,\n", "train.csv: no image has a label"),
     ],
 )

@@ -228,6 +228,9 @@ LARGEST = {
     "transparent and turned": transparent_and_turned,
     "16 bits, transparent": lambda: png(7_000, 7_000, zlib.compress(bytes(56_001 * 7_000), 1), 16, 6),
     "floats": lambda: saved(Pillow.new("F", (5_000, 4_999)), "TIFF"),
+    "progressive, turned": lambda: saved(
+        Pillow.new("RGB", (9_990, 9_990)), "JPEG", progressive=True, subsampling=0, exif=turned(6)
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""25 awkward tables: read exactly, ids byte for byte, or refused with the row."""
+"""28 awkward tables: read exactly, ids byte for byte, or refused with the row."""
 
 import csv
 import hashlib
@@ -76,6 +76,13 @@ REFUSED = {
     ),
     "a row that is too long": ("id,attribute_ids\na,0\nb,1,2\n", {}, "train.csv:3: 3 fields, but the header has 2"),
     "an open quote": ('id,attribute_ids\na,0\nb,"1\n', {}, "train.csv:3: is not valid csv: "),
+    "Latin-1": ("id,attribute_ids\na,0\nb\xe9,1\n".encode("latin-1"), {}, "train.csv:3: is not UTF-8 text (byte 22)"),
+    "Latin-1, far behind": (
+        b"id,attribute_ids\n" + b"".join(b"%05d,0\r\n" % number for number in range(9000)) + b"\xe9,1\r\n",
+        {},
+        "train.csv:9002: is not UTF-8 text (byte 81017)",
+    ),
+    "UTF-16": ("id,attribute_ids\na,0\n".encode("utf-16"), {}, "train.csv:1: is UTF-16 text, not UTF-8"),
     "no label for multiclass": ("id,attribute_ids\na,0\nb,\n", {"task": "multiclass"}, "train.csv:3: 'b' has no label"),
 }
 
@@ -100,14 +107,14 @@ def test_read_exactly(name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_the_row(name):
     text, keys, message = REFUSED[name]
-    Path("train.csv").write_bytes(text.encode())
+    Path("train.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as caught:
         read_table(config(**keys))
     assert str(caught.value).startswith(message) and caught.value.code == 2
 
 
-def test_there_are_25():
-    assert len(READ) + len(REFUSED) == 25
+def test_there_are_28():
+    assert len(READ) + len(REFUSED) == 28
 
 
 CHAIN = """\

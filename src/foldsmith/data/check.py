@@ -11,8 +11,9 @@ import cv2
 
 from foldsmith.config import Config
 from foldsmith.data.folds import make_folds
-from foldsmith.data.headers import is_cut_off, read_header
-from foldsmith.data.images import MOST_HEADER, ImageError, find_images, read_image
+from foldsmith.data.headers import is_cut_off
+from foldsmith.data.image_limits import ROOM, ImageError, checked_header, read_file
+from foldsmith.data.images import find_images, read_image
 from foldsmith.data.pseudo import read_train_table, train_images
 from foldsmith.data.tables import Table, class_columns, read_sample, read_table
 from foldsmith.errors import UserError
@@ -32,24 +33,24 @@ class ImageReport:
 def check_image(path: Path) -> ImageReport:
     """Decode one file. Damage in the middle of a JPEG does not show: only a checksum could tell."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_HEADER)
-            header = read_header(data)
-            read_image(path)
-            if is_cut_off(data + file.read()):  # older releases of OpenCV fill up what is missing
+        read_image(path)
+        with ROOM.take(path.stat().st_size):
+            data = read_file(path)
+            header = checked_header(data)
+            if is_cut_off(data):  # older releases of OpenCV fill up what is missing
                 raise ImageError("cut off")
     except OSError as error:
         return ImageReport(path, error.strerror or str(error), ())
     except (ImageError, cv2.error) as error:
         return ImageReport(path, str(error), ())
-    notes = [] if header is None else list(header.notes)
-    if header is not None and max(header.width, header.height) == 1:
+    notes = list(header.notes)
+    if max(header.width, header.height) == 1:
         notes.append("1 x 1 pixels")
     return ImageReport(path, None, tuple(dict.fromkeys(notes)))
 
 
 def check_images(paths: Sequence[Path]) -> Iterator[ImageReport]:
-    """Reports in the order of the paths, on all cores."""
+    """Reports in the order of the paths, on all cores; what is large waits for memory (image_limits.ROOM)."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="check") as pool:
         yield from pool.map(check_image, paths)
 

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
-from foldsmith.data.headers import Header, is_cut_off, read_header
+from foldsmith.data.headers import Header, is_cut_off
+from foldsmith.data.image_limits import ROOM, ImageError, checked_header, file_size, read_file
 from foldsmith.errors import UserError
 
 Image = NDArray[np.uint8]  # (height, width, 3), RGB
 
-LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # an environment variable that OpenCV reads, too
-MAX_PIXELS = int(os.environ.get(LIMIT, 100_000_000))
-MOST_HEADER = 1 << 20  # bytes in front of the pixels: colour profiles and thumbnails are there
+AS_IT_IS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # IMREAD_UNCHANGED with EXIF rotation
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BORDERS = {
     "reflect": (cv2.BORDER_REFLECT_101, (0, 0, 0)),
@@ -28,10 +27,6 @@ BORDERS = {
     "white": (cv2.BORDER_CONSTANT, (255, 255, 255)),
     "black": (cv2.BORDER_CONSTANT, (0, 0, 0)),
 }
-
-
-class ImageError(Exception):
-    """A file that is not a readable image; the message is the reason."""
 
 
 def bad_image_hint(config: Config) -> str | None:
@@ -97,30 +92,33 @@ def read_image(path: Path) -> Image:
     """Decode any common image file to uint8 RGB (height, width, 3).
 
     Gray is repeated, palettes are resolved, CMYK is converted, 16-bit is reduced to 8, transparency is laid over white,
-    EXIF rotation is applied. At most MAX_PIXELS of 8 bits, half as many of 16, a quarter of 32: less than 1 GB.
+    EXIF rotation is applied. At most MAX_PIXELS of 8 bits, half as many of 16, a quarter of 32, and MAX_BYTES of
+    memory; threads that read at the same time take no more than that together: some wait.
 
     Raises:
         ImageError: with the reason. Also for a TIFF with transparency that OpenCV does not tell of.
     """
+    needed = file_size(path)
+    while True:
+        with ROOM.take(needed) as taken:
+            data = read_file(path)
+            header = checked_header(data)
+            needed = len(data) + header.memory
+            if taken.grow(needed):
+                return _decode(data, header)
+            del data  # others hold what is missing: wait without it
+
+
+def _decode(content: bytes, header: Header) -> Image:
+    data = np.frombuffer(content, np.uint8)
     try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise ImageError(error.strerror or str(error)) from None
-    if data.size == 0:
-        raise ImageError("empty file")
-    head = read_header(data[:MOST_HEADER].tobytes())
-    if head is not None:
-        _refuse(head)
-        if head.format == "PNG" and is_cut_off(data.tobytes()):
-            raise ImageError("cut off")
-    try:
-        if _may_have_alpha(data):
-            if head is not None and head.format == "PNG" and head.notes[:1] == ["gray"]:
-                return _gray_over_white(data)
-            # As IMREAD_UNCHANGED, but EXIF rotation is applied.
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        # Of other formats OpenCV tells it when they are decoded.
+        if header.format not in ("JPEG", "PNM") and (header.format != "PNG" or "alpha" in header.notes):
+            if header.format == "PNG" and header.notes[:1] == ["gray"]:
+                return _gray_over_white(data, header)
+            image = cv2.imdecode(data, AS_IT_IS)
             if image is not None and image.ndim == 3 and image.shape[2] == 4 and image.dtype.kind == "u":
-                return _over_white(image, _is_tiff(data))
+                return _over_white(image, header.format == "TIFF")
             image = None  # its memory, before the next is decoded
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -128,37 +126,10 @@ def read_image(path: Path) -> Image:
     return _decode_float(data) if image is None else image
 
 
-def _refuse(head: Header) -> None:
-    """What is too large, and what OpenCV would read without its transparency."""
-    limit = MAX_PIXELS * 8 // max(8, head.depth)
-    if head.width * head.height > limit:
-        deep = f" of {head.depth} bits" if head.depth > 8 else ""
-        raise ImageError(f"{head.width} x {head.height} pixels{deep}: more than {limit} ({LIMIT} sets the limit)")
-    if head.format == "TIFF" and "alpha" in head.notes and {"gray", "palette", "floats"} & {*head.notes}:
-        kind = ", ".join(note for note in head.notes if note in ("gray", "palette", "floats"))
-        raise ImageError(f"a TIFF ({kind}) with transparency, which OpenCV does not read: save it as PNG")
-
-
-def _may_have_alpha(data: NDArray[np.uint8]) -> bool:
-    """False for a JPEG, and for a PNG without an alpha channel and transparent colours; others say it when decoded."""
-    head = data[:26].tobytes()
-    if head.startswith(b"\x89PNG"):
-        color_type = head[25] if len(head) > 25 else 0  # 4: gray + alpha, 6: RGB + alpha
-        if color_type in (4, 6):
-            return True
-        content = data.tobytes()
-        return content.find(b"tRNS", 0, content.find(b"IDAT")) >= 0
-    return not head.startswith(b"\xff\xd8")
-
-
-def _is_tiff(data: NDArray[np.uint8]) -> bool:
-    return data[:4].tobytes() in (b"II*\x00", b"MM\x00*")
-
-
 def _over_white(image: NDArray, tiff: bool) -> Image:
     """BGRA of uint8 or uint16 over white, to RGB uint8."""
     top = 65535.0 if image.dtype == np.uint16 else 255.0
-    rows = max(1, (1 << 20) // image.shape[1])  # at a time, since floats take four times the memory
+    rows = max(1, (1 << 18) // image.shape[1])  # at a time, since floats take four times the memory
     parts = [image[start : start + rows] for start in range(0, len(image), rows)]
     # 8-bit TIFF comes with colours that are multiplied by alpha already, unless the file does not say what alpha is.
     multiplied = tiff and top == 255 and all(bool((part[:, :, :3] <= part[:, :, 3:]).all()) for part in parts)
@@ -172,31 +143,23 @@ def _over_white(image: NDArray, tiff: bool) -> Image:
     return result
 
 
-def _gray_over_white(data: NDArray[np.uint8]) -> Image:
+def _gray_over_white(data: NDArray[np.uint8], header: Header) -> Image:
     """A gray PNG with alpha, or with one gray value that is transparent, which OpenCV does not tell."""
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    content = data.tobytes()
+    image = cv2.imdecode(data, AS_IT_IS)
     if image is None:
         return _decode_float(data)
     if image.ndim == 3:
         return _over_white(image, tiff=False)
-    bits, at = content[24], content.index(b"tRNS") + 4
     top = 65535 if image.dtype == np.uint16 else 255
-    value = int.from_bytes(content[at : at + 2], "big") * top // (2**bits - 1)
-    gray = np.where(image == value, top, image)
-    return cv2.cvtColor(np.rint(gray * (255 / top)).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    image[image == int.from_bytes(header.transparent[:2], "big") * top // (2**header.depth - 1)] = top
+    return cv2.cvtColor(cv2.convertScaleAbs(image, alpha=255 / top), cv2.COLOR_GRAY2RGB)
 
 
 def _decode_float(data: NDArray[np.uint8]) -> Image:
     """What IMREAD_COLOR can't convert, such as TIFF of floats, scaled so that its own range becomes 0..255."""
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
-        start = data[:16].tobytes()
-        if start.lstrip().startswith(b"<"):
-            raise ImageError("an HTML page, not an image")
-        if read_header(data[:MOST_HEADER].tobytes()) is not None:
-            raise ImageError("cut off" if is_cut_off(data.tobytes()) else "damaged")
-        raise ImageError(f"not an image: {start!r}")
+        raise ImageError("cut off" if is_cut_off(data.tobytes()) else "damaged")
     if image.ndim == 3 and image.shape[2] == 4:
         raise ImageError(f"numbers of {image.dtype} with transparency are not read: save it as PNG")
     values = image.astype(np.float32, copy=False)

@@ -57,8 +57,8 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
             for record, line in itertools.islice(records, None if max_rows is None else max_rows + 1):
                 rows.append(record)
                 lines.append(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"is not UTF-8 text ({error.reason})", file=path) from None
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", file=path) from None
     except csv.Error as error:
@@ -72,6 +72,20 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
         if len(row) != len(header):
             raise UserError(f"{len(row)} fields, but the header has {len(header)}", file=path, line=line)
     return Sheet(path, header, rows[1:], lines[1:], delimiter=delimiter)
+
+
+def _not_utf8(path: Path) -> UserError:
+    """The line of the first byte that is not UTF-8, counted in the whole file: decoders see a part of it."""
+    data, start = path.read_bytes(), 0
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return UserError("is UTF-16 text, not UTF-8", file=path, line=1, hint="save it as UTF-8")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        start = error.start
+    line = len((data[:start] + b".").splitlines())
+    hint = f"save it as UTF-8; {data[start : start + 1]!r} may be of Latin-1 or Windows-1252"
+    return UserError(f"is not UTF-8 text (byte {start})", file=path, line=line, hint=hint)
 
 
 def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
