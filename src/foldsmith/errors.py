@@ -134,6 +134,12 @@ def handle_signals() -> None:
         signal.signal(signal.SIGINT, handle)
 
 
+def shown(value: object, longest: int = 200) -> str:
+    """A value as a message shows it: cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
+
+
 def did_you_mean(value: str, known: Iterable[str], *, show: int = 12) -> str:
     """A sentence that names the nearest of `known`; where none is near, all of them (at most `show`).
 

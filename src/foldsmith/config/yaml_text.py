@@ -15,6 +15,9 @@ from foldsmith.errors import UserError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
+# Keys, values, lists and sections together. The longest files are ensembles with a threshold for each class: MAX_BYTES
+# hold about as many. An experiment has some hundreds.
+MAX_NODES = 20_000
 
 _HALF = re.compile("[\ud800-\udfff]")  # surrogates, which no text file can hold
 
@@ -160,7 +163,7 @@ class _Reached:
 
 
 def _check_events(text: str, name: str, reached: _Reached) -> None:
-    documents = 0
+    documents = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent):
@@ -175,6 +178,9 @@ def _check_events(text: str, name: str, reached: _Reached) -> None:
         reached.pass_event(event)
         if len(reached.open) > MAX_DEPTH:
             raise UserError(f"is nested deeper than {MAX_DEPTH} levels", file=name, line=line)
+        nodes += isinstance(event, yaml.NodeEvent)
+        if nodes > MAX_NODES:
+            raise UserError(f"holds more than {MAX_NODES} keys and values", file=name, line=line)
         documents += isinstance(event, yaml.DocumentStartEvent)
         if documents > 1:
             raise UserError("holds more than one YAML document (---)", file=name, line=line)
