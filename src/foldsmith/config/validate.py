@@ -109,6 +109,8 @@ def _real_path(loc: KeyPath, kind: str, values: Any) -> KeyPath:
 def _sentence(path: KeyPath, items: list[Any], schema: type[BaseModel]) -> str:
     first = items[0]
     got = f", got {shown(first['input'])}"
+    if refused := [item for item in items if item["type"] == "value_error"]:  # of the right type
+        return str(refused[0]["ctx"]["error"])
     if len(items) > 1:  # a union: every branch failed
         choices = [_expected(item) for item in items]
         words = [item["ctx"]["expected"] for item in items if item["type"] == "literal_error"]
@@ -123,8 +125,6 @@ def _sentence(path: KeyPath, items: list[Any], schema: type[BaseModel]) -> str:
             choices = _choices(first["ctx"]["expected"])
             near = did_you_mean(first["input"], choices) if isinstance(first["input"], str) else ""
             return f"expected {_expected(first)}{got}" + (f"; {near}" if "did you" in near else "")
-        case "value_error":
-            return str(first["ctx"]["error"])
     return f"expected {_expected(first)}{got}"
 
 

@@ -216,7 +216,7 @@ def _check_arguments(
 
 
 def _no_such_argument(name: str, key: str, known: list[str]) -> str:
-    return f"{name} takes no {key!r}; {did_you_mean(key, known)}" if known else f"{name} takes no arguments"
+    return f"{name} takes no {shown(key)}; {did_you_mean(key, known)}" if known else f"{name} takes no arguments"
 
 
 def _check_values(
