@@ -44,7 +44,7 @@ def test_every_key_has_a_description():
 
 def test_the_reference_says_what_a_key_may_be():
     text = (ROOT / "docs" / "config.md").read_text()
-    assert "| `num_folds` | whole number, at least 2 | `5` | parts of the split," in text
+    assert "| `num_folds` | whole number, at least 2, at most 1000 | `5` | parts of the split," in text
     assert "| `amp` | `off`, `bf16`, `fp16` |  |" in text
     assert re.search(r"## `train\.stages\[\]`\n\nA part of the training\.", text)
     assert "| `name` | `bce`, `focal`," in text

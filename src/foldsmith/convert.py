@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from foldsmith.config import Document, dotted, dump_yaml, read_yaml
-from foldsmith.config.schema import Config
-from foldsmith.config.validate import schema_problems
+from foldsmith.config.validate import config_problems
 from foldsmith.errors import UserError, did_you_mean
 from foldsmith.files import write_text
 from foldsmith.old_keys import OldKeys
@@ -267,8 +266,7 @@ def _check(values: dict[str, Any], source: Path) -> None:
     """Refuse what would make a file that load_config refuses."""
     from foldsmith.training.leaves import check_leaves  # torch takes seconds to import
 
-    _, problems = schema_problems(values, Config)
-    problems += check_leaves(values)
+    _, problems = config_problems(values, check_leaves)
     if problems:
         lines = [f"\n  {dotted(problem.path)}: {problem.message}" for problem in problems]
         raise UserError("what it becomes is not valid:" + "".join(lines), file=source)

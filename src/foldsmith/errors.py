@@ -183,6 +183,12 @@ def _in_background(seconds: float, call: Callable[[int], object], number: int) -
     timer.start()
 
 
+def shown(value: object, longest: int = 200) -> str:
+    """A value as a message shows it: cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
+
+
 def did_you_mean(value: str, known: Iterable[str], *, show: int = 12) -> str:
     """A sentence that names the nearest of `known`; where none is near, all of them (at most `show`).
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foldsmith.errors import UserError, did_you_mean
+from foldsmith.errors import UserError, did_you_mean, shown
 from foldsmith.fbeta import (
     Best,
     Probabilities,
@@ -205,7 +205,7 @@ def find_metric(name: str, task: str) -> Metric:
     if any(name in names for names in METRICS.values()) or any(re.fullmatch(p, name) for p, _, _ in PATTERNS):
         raise UserError(f"{name!r} does not fit task {task}", key="metric", hint=fits)
     near = did_you_mean(name, METRICS[task])
-    raise UserError(f"unknown metric {name!r}", key="metric", hint=f"{near} {fits}" if "did you" in near else fits)
+    raise UserError(f"unknown metric {shown(name)}", key="metric", hint=f"{near} {fits}" if "did you" in near else fits)
 
 
 _NUMBER = r"([0-9]{1,3}(?:\.[0-9]{1,4})?)"

@@ -151,6 +151,21 @@ def wrong_type(place: Place, rng: Random) -> Broken | None:
     return Broken("wrong_type", place.with_value(rng.choice(new)), place.line, dotted(place.key))
 
 
+COMPONENTS = ("loss", "optimizer", "scheduler", "sampler")
+
+
+@way
+def params_type(place: Place, rng: Random) -> Broken | None:
+    """Arguments that are no mapping, in what is chosen by name."""
+    new = rng.choice(["[1]", "[[lr, 1]]", "x", "3", "null", "true"])
+    if place.name == "params":
+        return Broken("params_type", place.with_value(new), place.line, dotted(place.key))
+    if place.name not in COMPONENTS or not isinstance(place.value, dict) or "name" not in place.value:
+        return None
+    text = place.with_value(f"{{name: {place.value['name']}, params: {new}}}")
+    return Broken("params_type", text, place.line, dotted((*place.key, "params")))
+
+
 @way
 def section(place: Place, rng: Random) -> Broken | None:
     key = (*place.key, "no_such_key") if isinstance(place.value, dict) else place.key

@@ -1,10 +1,12 @@
 """500 malformed configs: exit code 2, no traceback, the file named, and the right key and line."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import hypothesis
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, seed, settings
 
 import train
@@ -83,13 +85,25 @@ def accepted(*args: object, **rest: object) -> None:
     raise AssertionError("the malformed config was accepted")
 
 
+def problems_of(message: str) -> list[str]:
+    """What the message lists; one problem is the message itself."""
+    first, *lines = message.splitlines()
+    return [line.strip() for line in lines] if re.search(r": \d+ problems$", first) else [message]
+
+
 def names(message: str, path: Path, broken: Broken) -> bool:
-    """Whether a line of the message begins with the file, the line and the key; the file always must."""
+    """Whether it begins with the file, the line and the key; the file must be there, and be all that is wrong.
+
+    Where a key was misspelt, or a section replaced, one that must be there is missing, too: that alone is excused.
+    """
     assert str(path) in message, message
     assert "Traceback" not in message
+    problems = problems_of(message)
+    if len(problems) > 1 and broken.kind in ("misspelt", "section"):
+        problems = [each for each in problems if not re.search("required key is missing|needs it$", each)]
+    assert len(problems) == 1, message
     place = f"{path}:{broken.line}: " if broken.line else f"{path}: "
-    start = f"{place}{broken.key}: " if broken.key else place
-    return any(line.strip().startswith(start) for line in message.splitlines())
+    return problems[0].startswith(f"{place}{broken.key}: " if broken.key else place)
 
 
 @pytest.mark.parametrize(("text", "line", "key"), WRITTEN, ids=range(len(WRITTEN)))
@@ -174,3 +188,127 @@ def test_as_a_process(text, line, key, tmp_path, warm):
 def test_escapes_that_are_no_characters(text, line, message, tmp_path, monkeypatch):
     path = tmp_path / "a.yml"
     assert refusal(BASE + text, monkeypatch, path) == f"{path}:{line}: {message}"
+
+
+@pytest.mark.parametrize("value", ["[1]", "[[lr, 1]]", "x", "3", "null", "true"])
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("loss:\n  params: {}\n", 3, "loss.params"),
+        ("loss: {{name: focal, params: {}}}\n", 2, "loss.params"),
+        ("optimizer:\n  params: {}\n", 3, "optimizer.params"),
+        ("scheduler:\n  params: {}\n", 3, "scheduler.params"),
+        ("scheduler: {{name: multi_step, params: {}}}\n", 2, "scheduler.params"),
+        ("augmentations:\n  extra: [{{name: Blur, params: {}}}]\n", 3, "augmentations.extra[0].params"),
+        ("train:\n  sampler: {{name: weighted, params: {}}}\n", 3, "train.sampler.params"),
+        ("train:\n  stages: [{{loss: {{name: bce, params: {}}}}}]\n", 3, "train.stages[0].loss.params"),
+        ("train:\n  stages: [{{optimizer: {{name: sgd, params: {}}}}}]\n", 3, "train.stages[0].optimizer.params"),
+    ],
+)
+def test_arguments_that_are_no_section_are_named_once(text, line, key, value, tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    message = refusal(BASE + text.format(value), monkeypatch, path)
+    got = yaml.safe_load(value)
+    assert message == f"{path}:{line}: {key}: expected a section of `key: value`, got {got!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("task: [multiclass]", "data.task"),
+        ("task: {multiclass: 1}", "data.task"),
+        ("task: null", "data.task"),
+        ("tsk: multiclass", "data.tsk"),
+    ],
+)
+def test_what_hangs_on_a_wrong_task_is_not_blamed(text, key, tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    others = (
+        "loss:\n  name: cross_entropy\nmetric: accuracy\ntrain:\n  sampler: {name: undersample, params: {most: 9}}\n"
+    )
+    said = problems_of(refusal(f"{BASE}data:\n  {text}\n{others}", monkeypatch, path))
+    assert said[0].startswith(f"{path}:3: {key}: "), said
+    assert not any("does not fit" in each or "metric" in each for each in said), said
+
+
+def test_the_other_problems_of_a_config_with_a_wrong_value_are_told_as_well(tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    text = "model:\n  mean: [0, 0, 0]\n  arch: resnet_18\nloss:\n  name: focal\n  params: [1]\nmetric: f3x\n"
+    said = problems_of(refusal(BASE + text, monkeypatch, path))
+    starts = ["2: model: mean and std", "7: loss.params: expected", "4: model.arch: timm has no", "8: metric: unknown"]
+    for each, start in zip(said, starts, strict=True):
+        assert each.startswith(f"{path}:{start}"), each
+
+
+LONG, DEEP_PATH, NUL = "x" * 5000, "a/" * 2000, '"a\\0b"'
+PATHS = ["root", "train_csv", "labels_csv", "sample_submission", "train_dir", "test_dir", "valid_csv", "folds"]
+
+
+@pytest.mark.parametrize("value", [LONG, DEEP_PATH, NUL, "é" * 128], ids=["long name", "long path", "NUL", "256 bytes"])
+@pytest.mark.parametrize("key", [*(f"data.{each}" for each in PATHS), "data.image_extension", "model.pretrained"])
+def test_a_path_that_no_file_can_have(key, value, tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    section, name = key.split(".")
+    message = refusal(f"{BASE}{section}:\n  {name}: {value}\n", monkeypatch, path)
+    assert message.startswith(f"{path}:3: {key}: expected "), message
+    assert ("which holds NUL" if value is NUL else "at most 3072 bytes, its names of at most 255, got ") in message
+    assert len(message) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "valid"),
+    [
+        ("model:\n  pretrained: /\n", "model.pretrained", r"a weights file \(.safetensors, .pth, .*, got '/'"),
+        ("model:\n  pretrained: weights\n", "model.pretrained", "a weights file"),
+        ("model:\n  head_layers: [100000000000000000]\n", "model.head_layers[0]", "less than or equal to 16384"),
+        (f"model:\n  head_layers: {[8] * 9}\n", "model.head_layers", "at most 8 items"),
+        ("model:\n  input_size: 4097\n", "model.input_size", "less than or equal to 4096"),
+        ("augmentations:\n  crop_jitter: 100000000\n", "augmentations.crop_jitter", "less than or equal to 4096"),
+        (
+            "augmentations:\n  rect_crop: {min_ratio: 1e-320}\n",
+            "augmentations.rect_crop.min_ratio",
+            "or equal to 0.001",
+        ),
+        ("augmentations:\n  erase: {prob: 1, ratio: [1e-320, 1]}\n", "augmentations.erase.ratio[0]", "equal to 0.0001"),
+        ("augmentations:\n  affine: {scale: [1, 1e300]}\n", "augmentations.affine.scale[1]", "equal to 10000"),
+        ("train:\n  trainable: last 99999999999999999999999 groups\n", "train.trainable", "`last N groups`"),
+        ("train:\n  batch_size: 100000000000\n", "train.batch_size", "less than or equal to 65536"),
+        ("train:\n  num_epochs: 1e308\n", "train.num_epochs", "less than or equal to 100000"),
+        ("train:\n  stages: [{num_epochs: 1e308}]\n", "train.stages[0].num_epochs", "less than or equal to 100000"),
+        ("train:\n  workers: 1000000000\n", "train.workers", "less than or equal to 512"),
+        ("train:\n  worker_timeout: 1e300\n", "train.worker_timeout", "less than or equal to 86400"),
+        ("train:\n  mixup: {alpha: 1e308}\n", "train.mixup.alpha", "less than or equal to 1000"),
+        ("test:\n  batch_size: 100000000000\n", "test.batch_size", "less than or equal to 65536"),
+        ("data:\n  num_folds: 100000000000\n", "data.num_folds", "less than or equal to 1000"),
+    ],
+)
+def test_a_number_that_would_end_in_the_middle_of_a_run(text, key, valid, tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    message = refusal(BASE + text, monkeypatch, path)
+    assert re.match(rf"{re.escape(f'{path}:3: {key}: expected ')}.*{valid}", message), message
+    assert len(problems_of(message)) == 1
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.train_csv", "data.labels_csv"])
+def test_the_longest_path_is_only_a_file_that_is_not_there(key, tmp_path):
+    longest = "/".join(["x" * 255] * 12)
+    assert len(longest) == 3071
+    words = [
+        "--config",
+        f"{ROOT}/configs/clipart_tiny.yml",
+        "--output",
+        f"{tmp_path}/runs",
+        "--set",
+        f"{key}={longest}",
+    ]
+    with pytest.raises(UserError, match=re.escape(longest)) as caught:
+        train.main(words)
+    assert caught.value.code == 2 and not (tmp_path / "runs").exists()
+
+
+def test_of_very_many_problems_the_first_twenty_are_listed(tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    message = refusal(BASE + "".join(f"k{n}: 1\n" for n in range(500)), monkeypatch, path)
+    assert message.startswith(f"{path}: 500 problems\n  {path}:2: k0: unknown key; ")
+    assert len(message.splitlines()) == 22 and message.endswith("\n  ... and 480 more")
+    assert f"{path}:21: k19: " in message and "k20" not in message

@@ -6,6 +6,7 @@ from foldsmith.config import load_config, read_yaml
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.training.leaves import check_leaves
+from tests.conftest import ROOT
 from tests.faults.bounds import bounded
 
 SECONDS, MEGABYTES = 2.0, 200
@@ -53,16 +54,74 @@ def test_there_are_thirty():
     assert len(HOSTILE) == 30
 
 
+def load(path):
+    return load_config(path, leaf_check=check_leaves)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_refused_in_time(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.yml"
     path.write_text(HOSTILE[name])
-    for read in (read_yaml, read_ensemble):
+    for read in (read_yaml, read_ensemble, load):
         with bounded(SECONDS, MEGABYTES), pytest.raises(UserError) as caught:
             read(path)
         assert caught.value.code == 2 and str(path) in str(caught.value)
     assert not (tmp_path / "marker").exists()
+
+
+BASE = f"base: {ROOT}/configs/clipart_tiny.yml\n"
+KEYS = 9_990  # with their values almost as many as a file may hold
+# Within the limits of size, depth and number: it is the checks after the parser that must not take long.
+WITHIN = {
+    "unknown keys": "".join(f"k{n}: 1\n" for n in range(KEYS)),
+    "more keys than a file may hold": "".join(f"k{n}: 1\n" for n in range(12_000)),
+    "keys that are almost right": "model:\n" + "".join(f"  head_layers{n}: 1\n" for n in range(KEYS)),
+    "arguments": "optimizer:\n  params: {" + ", ".join(f"k{n}: 1" for n in range(KEYS)) + "}\n",
+    "arguments below the limit": "train:\n  stages:\n"
+    + "".join(
+        "  - loss: {name: focal, params: {" + ", ".join(f"gama{n}: 1" for n in range(90)) + "}}\n" for _ in range(99)
+    ),
+    "module rates": "optimizer:\n  group_lrs: {" + ", ".join(f"k{n}: x" for n in range(KEYS)) + "}\n",
+    "a list": "test:\n  tta: [" + "hflp, " * 2 * KEYS + "]\n",
+    "views": "test:\n  tta: [" + "hflp, " * 100 + "]\n",
+    "transforms": "augmentations:\n  extra: [" + "{name: Blurr}, " * 100 + "]\n",
+    "stages": "train:\n  stages: [" + "{optimizer: {name: adamww, params: {lr: 1}}}, " * 100 + "]\n",
+    "many stages": "train:\n  stages: [" + "{optimizer: {name: adamw, params: {lr: 1}}}, " * 1_400 + "]\n",
+    "members": "members:\n" + "- {name: 1}\n" * 6_000,
+    "a text of many lines": "metric: x\n" + "  x\n" * 60_000,
+    "a key of 200,000 letters": "? " + "x" * 200_000 + "\n: 1\n",
+    "a list where text is wanted": "metric: [" + "1, " * KEYS + "]\n",
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_what_passes_the_parser_is_refused_in_time(name, tmp_path):
+    path = tmp_path / "a.yml"
+    for read, text in ((load, BASE + WITHIN[name]), (read_ensemble, WITHIN[name])):
+        path.write_text(text)
+        with bounded(SECONDS, MEGABYTES), pytest.raises(UserError) as caught:
+            read(path)
+        with bounded(SECONDS, MEGABYTES):
+            message = str(caught.value)
+        assert caught.value.code == 2 and message.startswith(str(path))
+        assert len(message) < 20_000 and len(message.splitlines()) <= 23
+
+
+def test_a_threshold_for_each_of_15_000_classes_is_not_too_many(tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text("threshold:\n" + "- 0.12345\n" * 15_000)
+    assert len(read_yaml(path).values["threshold"]) == 15_000
+
+
+def test_a_chain_of_bases_ends(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{number}.yml").write_text(f"base: {number + 1}.yml\n")
+    with (
+        bounded(SECONDS, MEGABYTES),
+        pytest.raises(UserError, match="base of more than 32 configs, one after the other"),
+    ):
+        load(tmp_path / "0.yml")
 
 
 def test_a_long_scalar_within_the_size_is_only_text(tmp_path):

@@ -2,16 +2,17 @@
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from foldsmith.config.schema import Config
-from foldsmith.config.validate import Problem, schema_problems
+from foldsmith.config.validate import LeafCheck, Problem, config_problems
 from foldsmith.config.yaml_text import Document, KeyPath, dotted, parse_yaml, read_yaml
 from foldsmith.errors import UserError
 
-LeafCheck = Callable[[dict[str, Any]], list[Problem]]
+MAX_PROBLEMS = 20  # that one error lists
+MAX_BASES = 32  # from a file to the last of its bases
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), leaf_check: LeafCheck | None = None) -> Config:
@@ -31,9 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), leaf_check: Lea
     for word in overrides:
         _merge(above, _override(word))
     _merge(document, above)
-    config, problems = schema_problems(document.values, Config)
-    if leaf_check is not None:
-        problems += leaf_check(document.values)
+    config, problems = config_problems(document.values, leaf_check)
     if config is None or problems:
         raise problems_error(found, document, problems)
     words = ["--config", str(found), *(["--set", *overrides] if overrides else [])]
@@ -58,6 +57,8 @@ def read_with_bases(path: Path, chain: Sequence[Path] = ()) -> Document:
     if here in chain:
         names = " -> ".join(p.name for p in [*chain[chain.index(here) :], here])
         raise UserError(f"configs are each other's base: {names}", file=path, key="base")
+    if len(chain) > MAX_BASES:
+        raise UserError(f"is the base of more than {MAX_BASES} configs, one after the other", file=path, key="base")
     document = read_yaml(path)
     base = document.values.pop("base", None)
     if base is None:
@@ -81,23 +82,30 @@ def _merge(below: Document, above: Document, path: KeyPath = ()) -> None:
         target, values = target[part], values[part]
     # Another component's params mean nothing to this one.
     if "name" in values and target.get("name", values["name"]) != values["name"]:
-        target.pop("params", None)
-        _forget(below, (*path, "params"))
+        _forget(below, (*path, "params"), target.pop("params", None))
     for key, value in values.items():
         where = (*path, key)
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             _merge(below, above, where)
         else:
+            _forget(below, where, target.get(key))
             target[key] = value
-            _forget(below, where)
-            below.marks |= {mark: place for mark, place in above.marks.items() if mark[: len(where)] == where}
+            below.marks |= {each: above.marks[each] for each in _paths(value, where) if each in above.marks}
         below.marks[where] = above.mark(where)
 
 
-def _forget(document: Document, path: KeyPath) -> None:
+def _forget(document: Document, path: KeyPath, value: Any) -> None:
     """Drop the marks of a value that is replaced, so that what its successor lacks is not looked for there."""
-    for mark in [mark for mark in document.marks if mark[: len(path)] == path]:
-        del document.marks[mark]
+    for each in _paths(value, path):
+        document.marks.pop(each, None)
+
+
+def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The path of a value, and of all that it holds."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for part, each in inside:
+        yield from _paths(each, (*path, part))
 
 
 def _override(word: str) -> Document:
@@ -122,13 +130,15 @@ def _override(word: str) -> Document:
 
 
 def problems_error(path: Path, document: Document, problems: list[Problem]) -> UserError:
-    """One error that lists all problems, each with its file, line and key."""
+    """One error that lists the problems, each with its file, line and key; of very many the first."""
     if len(problems) == 1:
         file, line = document.mark(problems[0].path)
         return UserError(problems[0].message, file=file, line=line, key=dotted(problems[0].path))
     lines = []
-    for problem in problems:
+    for problem in problems[:MAX_PROBLEMS]:
         file, line = document.mark(problem.path)
         place = f"{file}:{line}" if line else file
         lines.append(f"  {place}: {dotted(problem.path)}: {problem.message}")
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"  ... and {len(problems) - MAX_PROBLEMS} more")
     return UserError(f"{len(problems)} problems\n" + "\n".join(lines), file=path)

@@ -11,12 +11,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_
 
 from foldsmith.config.deploy import Deploy
 from foldsmith.config.section import (
+    BatchSize,
     Component,
-    PositiveInt,
+    PathText,
     PositiveShare,
     Probability,
     Range,
     Section,
+    WeightsFile,
     at_most_one,
     pair,
 )
@@ -24,13 +26,15 @@ from foldsmith.config.training import Loss, Optimizer, Train
 
 
 class Data(Section):
-    root: str = Field(description="folder with train.csv, sample_submission.csv, train/ and test/")
-    train_csv: str | None = Field(None, description="label table; default <root>/train.csv")
-    labels_csv: str | None = Field(None, description="class list (id, name); default <root>/labels.csv where it exists")
-    sample_submission: str | None = Field(None, description="default <root>/sample_submission.csv")
-    train_dir: str | None = Field(None, description="folder of training images; default <root>/train")
-    test_dir: str | None = Field(None, description="folder of test images; default <root>/test")
-    valid_csv: str | None = Field(
+    root: PathText = Field(description="folder with train.csv, sample_submission.csv, train/ and test/")
+    train_csv: PathText | None = Field(None, description="label table; default <root>/train.csv")
+    labels_csv: PathText | None = Field(
+        None, description="class list (id, name); default <root>/labels.csv where it exists"
+    )
+    sample_submission: PathText | None = Field(None, description="default <root>/sample_submission.csv")
+    train_dir: PathText | None = Field(None, description="folder of training images; default <root>/train")
+    test_dir: PathText | None = Field(None, description="folder of test images; default <root>/test")
+    valid_csv: PathText | None = Field(
         None,
         description="original labels, where train_csv holds pseudo labels: folds, validation and OOF go by it, rows "
         "that only train_csv has are trained on in every fold; default: train_csv, or <root>/train.csv where "
@@ -49,15 +53,17 @@ class Data(Section):
         None, description="column of a group, such as a patient or a series; no group is in two folds"
     )
     label_separator: str | None = Field(None, min_length=1, description="between labels; default: found by itself")
-    image_extension: str | None = Field(None, description="such as .jpg; default: found in the image folder")
+    image_extension: PathText | None = Field(None, description="such as .jpg; default: found in the image folder")
     on_bad_image: Literal["error", "skip"] = Field(
         "error",
         description="a training image that cannot be read: error stops and names it; skip trains on the next image in "
         "its place. Validation takes it as black then",
     )
-    num_folds: int = Field(5, ge=2, description="parts of the split, each validated by the model trained on the others")
+    num_folds: int = Field(
+        5, ge=2, le=1000, description="parts of the split, each validated by the model trained on the others"
+    )
     folds_seed: int = Field(0, ge=0, lt=2**32, description="experiments to be blended share it; apart from train.seed")
-    folds: str | None = Field(
+    folds: PathText | None = Field(
         None, description="an existing split: csv (id, fold), or .npy of folds in train.csv's order"
     )
     geometry: Literal["squash", "fit", "short_side", "crop"] = Field(
@@ -75,15 +81,20 @@ class Data(Section):
 
 class Model(Section):
     arch: str = Field(description="any timm model name, cbam_resnet50, or a usual name from elsewhere (xception ...)")
-    pretrained: bool | str = Field(True, description="true: timm's weights; false; or a .safetensors / .pth file")
+    pretrained: bool | WeightsFile = Field(
+        True, description="true: timm's weights; false; or a .safetensors / .pth file"
+    )
     input_size: Annotated[
-        list[PositiveInt],
+        list[Annotated[int, Field(gt=0, le=4096)]],
         Field(min_length=2, max_length=2),
         BeforeValidator(pair, json_schema_input_type=int | list[int]),
-    ] = Field(description="pixels: one number, or [height, width]")
+    ] = Field(description="pixels: one number, or [height, width]; at most 4096 (an image is 200 MB of float32 then)")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the classifier")
-    head_layers: list[PositiveInt] = Field(
-        [], description="widths of fully connected layers, each with batch norm and ReLU, before the classifier"
+    head_layers: list[Annotated[int, Field(gt=0, le=16_384)]] = Field(
+        [],
+        max_length=8,
+        description="widths of fully connected layers, each with batch norm and ReLU, before the classifier; at most "
+        "8, of at most 16384 (two such layers have 1 GiB of weights between them)",
     )
     pooling: Literal["avg", "max", "avgmax", "catavgmax"] | None = Field(None, description="default: the model's own")
     mean: Annotated[list[Probability], Field(min_length=3, max_length=3)] | None = Field(
@@ -118,7 +129,9 @@ def _erase(value: Any) -> Any:
 class RectCrop(Section):
     """A rectangle of native pixels: its longer side is the input's divided by a random ratio."""
 
-    min_ratio: PositiveShare = Field(0.3, description="smallest share of the rectangle that the input is")
+    min_ratio: Annotated[float, Field(ge=0.001, le=1)] = Field(
+        0.3, description="smallest share of the rectangle that the input is, at least 0.001"
+    )
     max_ratio: PositiveShare = Field(1.0, description="largest; 1 cuts as many pixels as the network sees")
     scale_both_dims: bool = Field(False, description="each side has a ratio of its own")
 
@@ -138,7 +151,11 @@ class Affine(Section):
 
 class Augmentations(Section):
     crop_jitter: int = Field(
-        0, ge=0, description="pixels by which the training crop is larger before it is cut at random"
+        0,
+        ge=0,
+        le=4096,
+        description="pixels by which the training crop is larger before it is cut at random; at most 4096, as of "
+        "model.input_size",
     )
     hflip: bool = Field(False, description="mirror every other image left to right")
     vflip: bool = Field(False, description="mirror every other image top to bottom")
@@ -155,12 +172,16 @@ class Augmentations(Section):
         None, description="a probability or a section"
     )
     global_prob: Probability = Field(1.0, description="probability that an image is augmented at all (jitter apart)")
-    extra: list[Component] = Field([], description="albumentations transforms by their own names, applied in order")
+    extra: list[Component] = Field(
+        [], max_length=100, description="albumentations transforms by their own names, applied in order; at most 100"
+    )
 
 
 class Test(Section):
-    batch_size: PositiveInt = Field(32, description="images that are predicted together")
-    tta: Annotated[list[str], Field(min_length=1)] = Field(["identity"], description="views of each image")
+    batch_size: BatchSize = Field(32, description="images that are predicted together; at most 65536")
+    tta: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(
+        ["identity"], description="views of each image; at most 100 words"
+    )
     merge: Literal["mean", "logits", "max", "geometric"] = Field(
         "mean", description="how the views' probabilities become one; logits: the probability of the mean logit"
     )

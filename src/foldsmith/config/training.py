@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
-from foldsmith.config.section import Component, PositiveFloat, PositiveInt, Probability, Section
+from foldsmith.config.section import BatchSize, Component, PositiveFloat, PositiveInt, Probability, Section
 
 
 class Warmup(Section):
@@ -20,7 +20,12 @@ class Loss(Component):
 
 
 class Mix(Section):
-    alpha: PositiveFloat = Field(description="of Beta(alpha, alpha), from which the share of the first image is drawn")
+    alpha: float = Field(
+        gt=0,
+        le=1000,
+        description="of Beta(alpha, alpha), from which the share of the first image is drawn; at most 1000 (all shares "
+        "are about a half then)",
+    )
 
 
 class Ema(Section):
@@ -48,12 +53,15 @@ class EarlyStopping(Section):
         return self
 
 
-LastGroups = Annotated[str, StringConstraints(pattern=r"^last [1-9][0-9]* groups?$")]
+LastGroups = Annotated[str, StringConstraints(pattern=r"^last [1-9][0-9]{0,2} groups?$")]
 Trainable = Literal["all", "head"] | LastGroups | Annotated[list[str], Field(min_length=1)]
 TRAINABLE = (
-    "all, head (the classifier), `last N groups` (of timm's layer groups: stem, stages, classifier), or a list of "
-    "module name prefixes such as [blocks.3, classifier]"
+    "all, head (the classifier), `last N groups` (of timm's layer groups: stem, stages, classifier; N of up to three "
+    "digits), or a list of module name prefixes such as [blocks.3, classifier]"
 )
+
+
+Epochs = Annotated[float, Field(gt=0, le=100_000)]
 
 
 class Optimizer(Component):
@@ -69,7 +77,7 @@ class Stage(Section):
     It begins with the weights that the stage before ended with, those of its last epoch.
     """
 
-    num_epochs: PositiveFloat = Field(1.0, description="default: train.num_epochs; 0.5 is half a pass over the images")
+    num_epochs: Epochs = Field(1.0, description="default: train.num_epochs; 0.5 is half a pass over the images")
     trainable: Trainable = Field("all", description=TRAINABLE)
     optimizer: Optimizer | None = Field(None, description="default: the experiment's")
     scheduler: Component | None = Field(None, description="default: the experiment's, begun anew")
@@ -87,21 +95,25 @@ class Stage(Section):
 
 
 class Train(Section):
-    batch_size: PositiveInt = Field(16, description="images whose gradients are computed together")
+    batch_size: BatchSize = Field(16, description="images whose gradients are computed together; at most 65536")
     batch_size_is: Literal["global", "per_process"] = Field(
         "global", description="where torchrun starts several processes: whether they share a batch, or have one each"
     )
     sync_batch_norm: bool = Field(
         False, description="under torchrun, on GPUs: statistics of the batch of all processes"
     )
-    num_epochs: PositiveFloat = Field(description="passes over the training images; the last may be a part: 2.5")
+    num_epochs: Epochs = Field(
+        description="passes over the training images; the last may be a part: 2.5; at most 100000"
+    )
     seed: int = Field(0, ge=0, description="weights of the head, order of images, augmentation, dropout")
     trainable: Trainable = Field("all", description=TRAINABLE)
     accum_batches: PositiveInt = Field(1, description="batches whose gradients are averaged into one step")
     max_steps_per_epoch: PositiveInt | None = Field(None, description="optimizer steps after which an epoch is cut")
     amp: Literal["off", "bf16", "fp16"] | None = Field(None, description="default: fp16 on CUDA, off on CPU")
     warmup: Warmup | None = Field(None, description="of the first stage")
-    stages: list[Stage] = Field([], description="parts that follow each other; none: one, as the experiment says")
+    stages: list[Stage] = Field(
+        [], max_length=100, description="parts that follow each other, at most 100; none: one, as the experiment says"
+    )
     sampler: Component | None = Field(None, description="which images an epoch draws; default: each once")
     swa: Swa | None = Field(None, description="average the weights of some epochs; kept where it scores better")
     early_stopping: EarlyStopping | None = Field(None, description="when a stage ends before its last epoch")
@@ -110,13 +122,18 @@ class Train(Section):
     mix_prob: Probability = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is named")
     ema: Ema | None = Field(None, description="score and keep the exponential moving average of the weights")
     clip_grad_norm: PositiveFloat | None = Field(None, description="gradients are scaled down to this 2-norm")
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="data loading processes; auto: by device and cores; 0: none, batches are made between steps"
+    workers: Annotated[int, Field(ge=0, le=512)] | Literal["auto"] = Field(
+        "auto",
+        description="data loading processes, at most 512; auto: by device and cores; 0: none, batches are made between "
+        "steps",
     )
     loggers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="where scores go beside metrics.csv, which is always written; each is a package of its own"
     )
-    worker_timeout: PositiveFloat = Field(
-        300.0, description="seconds after which a data loading process that gives no batch is taken for dead"
+    worker_timeout: float = Field(
+        300.0,
+        gt=0,
+        le=86_400,
+        description="seconds, at most a day, after which a data loading process that gives no batch is taken for dead",
     )
     compile: bool = Field(False, description="torch.compile: minutes at the start, faster steps on CUDA")

@@ -15,6 +15,9 @@ from foldsmith.errors import UserError
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
+# Keys, values, lists and sections together. The longest files are ensembles with a threshold for each class: MAX_BYTES
+# hold about as many. An experiment has some hundreds.
+MAX_NODES = 20_000
 
 _HALF = re.compile("[\ud800-\udfff]")  # surrogates, which no text file can hold
 
@@ -36,9 +39,47 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core scalars: `1e-4` is a number; `no`, `010`, `9:00` and dates are text."""
+    """YAML 1.2's core scalars: `1e-4` is a number; `no`, `010`, `9:00` and dates are text.
+
+    Each event is checked when it is taken from the parser, which does not recurse, before anything is built from it.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def __init__(self, text: str, file: str, reached: "_Reached") -> None:
+        super().__init__(text)
+        self.file, self.reached = file, reached
+        self.documents = self.nodes = 0
+
+    def get_event(self) -> yaml.Event:
+        event = super().get_event()
+        self._check_node(event)
+        self.reached.pass_event(event)
+        self.nodes += isinstance(event, yaml.NodeEvent)
+        self.documents += isinstance(event, yaml.DocumentStartEvent)
+        if len(self.reached.open) > MAX_DEPTH:
+            raise self._error(event, f"is nested deeper than {MAX_DEPTH} levels")
+        if self.nodes > MAX_NODES:
+            raise self._error(event, f"holds more than {MAX_NODES} keys and values")
+        if self.documents > 1:
+            raise self._error(event, "holds more than one YAML document (---)")
+        return event
+
+    def _check_node(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            what, hint = "YAML aliases (*name) are not supported", "use `base:`"
+        elif tag := getattr(event, "tag", None):
+            what = f"YAML tags ({tag.replace('tag:yaml.org,2002:', '!!')}) are not supported"
+            hint = "text that looks like a number is written in quotes"
+        elif isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
+            what, hint = "holds half a character", None
+        else:
+            return
+        raise self._error(event, what, hint, key=dotted(self.reached.path))
+
+    def _error(self, event: yaml.Event, what: str, hint: str | None = None, key: str | None = None) -> UserError:
+        line = event.start_mark.line + 1 if event.start_mark else None
+        return UserError(what, hint=hint, file=self.file, line=line, key=key)
 
 
 _SCALARS: list[tuple[str, str, str, Callable[[str], Any]]] = [
@@ -110,8 +151,7 @@ def parse_yaml(text: str, name: str) -> Document:
     """`read_yaml` for text in memory; `name` stands for the file in errors."""
     reached = _Reached()
     try:
-        _check_events(text, name, reached)
-        node = yaml.compose(text, Loader=_Loader)
+        node = _Loader(text, name, reached).get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"is not valid YAML: {error.reason}", file=name, line=line) from None
@@ -157,27 +197,6 @@ class _Reached:
         if self.parts:
             part = self.parts[-1]
             self.parts[-1] = part + 1 if isinstance(part, int) else None
-
-
-def _check_events(text: str, name: str, reached: _Reached) -> None:
-    documents = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1 if event.start_mark else None
-        if isinstance(event, yaml.AliasEvent):
-            what, key = "YAML aliases (*name) are not supported", dotted(reached.path)
-            raise UserError(what, hint="use `base:`", file=name, line=line, key=key)
-        if tag := getattr(event, "tag", None):
-            what = f"YAML tags ({tag.replace('tag:yaml.org,2002:', '!!')}) are not supported"
-            hint = "text that looks like a number is written in quotes"
-            raise UserError(what, hint=hint, file=name, line=line, key=dotted(reached.path))
-        if isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
-            raise UserError("holds half a character", file=name, line=line, key=dotted(reached.path))
-        reached.pass_event(event)
-        if len(reached.open) > MAX_DEPTH:
-            raise UserError(f"is nested deeper than {MAX_DEPTH} levels", file=name, line=line)
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        if documents > 1:
-            raise UserError("holds more than one YAML document (---)", file=name, line=line)
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, reached: _Reached, lines: list[str], name: str) -> UserError:
@@ -226,5 +245,6 @@ def _build_mapping(node: yaml.MappingNode, path: KeyPath, document: Document, na
 
 
 def dotted(path: KeyPath) -> str:
-    """("extra", 0, "name") -> "extra[0].name" """
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    """("extra", 0, "name") -> "extra[0].name"; cut where it is long, for it is only shown."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return text if len(text) <= 500 else f"{text[:500]}..."

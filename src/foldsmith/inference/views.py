@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foldsmith.errors import UserError, did_you_mean
+from foldsmith.errors import UserError, did_you_mean, shown
 
 RANDOM_CROPS_SEED = 0
 
@@ -77,7 +77,7 @@ def _check(view: str) -> None:
         if word.startswith(("crop", "five")) and position:
             raise UserError(f"in {view!r} the crop comes first", key="test.tta", hint=f"{word}+...")
         known = [*DIHEDRAL, "d4", "five", "crops:8", "scale:1.25", *(f"crop:{place}" for place in PLACES)]
-        raise UserError(f"unknown view {word!r}", key="test.tta", hint=did_you_mean(word, known))
+        raise UserError(f"unknown view {shown(word)}", key="test.tta", hint=did_you_mean(word, known))
 
 
 def _is_scale(text: str) -> bool:

@@ -18,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from foldsmith.config import Config, dotted
+from foldsmith.config.section import PICKLES
 from foldsmith.config.validate import schema_problems
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path
 from foldsmith.models.archs import is_arch, resolve_arch
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
 
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # what torch.save wrote goes by these
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # they may stand for each other
 HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
 # What torch.load raises at files that are no weights, cut or changed.

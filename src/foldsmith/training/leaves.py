@@ -1,6 +1,7 @@
 """The second pass over a config: names and arguments of what lives in torch, timm and albumentations.
 
-It works on plain values, valid or not, so that its problems stand in one list with the schema's. Arguments are bound to
+It works on plain values, so that its problems stand in one list with the schema's; a value that the schema has refused
+is None here (config/validate.py), and nothing is said about what hangs on it. Arguments are bound to
 the signatures that they will be passed to. Transforms and optimizers are built, since only then do they check values.
 """
 
@@ -17,9 +18,12 @@ import timm.optim
 import torch
 
 from foldsmith.config import Problem
+from foldsmith.config.schema import Data
+from foldsmith.config.section import Component
+from foldsmith.config.training import Loss, Optimizer
 from foldsmith.data.augment import transform_class, transform_names, try_transform
 from foldsmith.data.sampling import SAMPLERS
-from foldsmith.errors import UserError, did_you_mean
+from foldsmith.errors import UserError, did_you_mean, shown
 from foldsmith.inference.views import expand_views
 from foldsmith.losses import LOSSES, takes_class_weights, task_of
 from foldsmith.metrics import METRICS, find_metric
@@ -35,7 +39,7 @@ def check_leaves(values: dict[str, Any]) -> list[Problem]:
     arch = _get(values, "model", "arch")
     if isinstance(arch, str) and not is_arch(arch):
         problems.append(Problem(("model", "arch"), unknown_arch(arch)))
-    task = _get(values, "data", "task") or "multilabel"
+    task = _task_of(values)
     problems += _check_metric(values, task)
     problems += _check_training(values, (), task)
     problems += _check_sampler(_get(values, "train"), ("train",), task)
@@ -57,6 +61,23 @@ def _get(values: Any, *keys: str) -> Any:
     return values
 
 
+def _task_of(values: dict[str, Any]) -> str | None:
+    """data.task; None where it is wrong, or may be the key that is misspelt."""
+    data = values.get("data", {})
+    if not isinstance(data, dict) or ("task" not in data and data.keys() - Data.model_fields.keys()):
+        return None
+    task = data.get("task", "multilabel")
+    return task if task in METRICS else None
+
+
+def _params_of(values: Any, schema: type[Component]) -> dict[str, Any] | None:
+    """The params of a section; None where they are wrong, or where a key is, which may be `name` or `params`."""
+    if not isinstance(values, dict) or values.keys() - schema.model_fields.keys():
+        return None
+    params = values.get("params", {})
+    return params if isinstance(params, dict) else None
+
+
 def _check_view(view: Any, path: Path) -> list[Problem]:
     try:
         expand_views([view] if isinstance(view, str) else [])
@@ -65,9 +86,9 @@ def _check_view(view: Any, path: Path) -> list[Problem]:
     return []
 
 
-def _check_metric(values: Any, task: str) -> list[Problem]:
+def _check_metric(values: Any, task: str | None) -> list[Problem]:
     metric = _get(values, "metric")
-    if not isinstance(metric, str) or task not in METRICS:
+    if not isinstance(metric, str) or task is None:
         return []
     try:
         find_metric(metric, task)
@@ -76,14 +97,14 @@ def _check_metric(values: Any, task: str) -> list[Problem]:
     return []
 
 
-def _check_training(values: Any, path: Path, task: str) -> list[Problem]:
+def _check_training(values: Any, path: Path, task: str | None) -> list[Problem]:
     """Loss, scheduler and optimizer of the experiment, or of the stage that lies at `path`."""
-    problems = _check_component(values, path, "loss", LOSSES, hidden=("class_weights",))
+    problems = _check_component(values, path, "loss", LOSSES, Loss, hidden=("class_weights",))
     problems += _check_component(values, path, "scheduler", SCHEDULES) + _check_optimizer(values, path)
     loss = _get(values, "loss", "name")
     if not isinstance(loss, str) or loss not in LOSSES:
         return problems
-    if task_of(LOSSES[loss]) != task:
+    if task is not None and task_of(LOSSES[loss]) != task:
         fits = ", ".join(name for name, each in LOSSES.items() if task_of(each) == task)
         problems.append(Problem((*path, "loss", "name"), f"{loss} does not fit data.task {task}; what fits: {fits}"))
     if _get(values, "loss", "class_weights") is not None and not takes_class_weights(LOSSES[loss]):
@@ -92,43 +113,50 @@ def _check_training(values: Any, path: Path, task: str) -> list[Problem]:
     return problems
 
 
-def _check_sampler(values: Any, path: Path, task: str) -> list[Problem]:
+def _check_sampler(values: Any, path: Path, task: str | None) -> list[Problem]:
     problems = _check_component(values, path, "sampler", SAMPLERS)
     name = _get(values, "sampler", "name")
-    if isinstance(name, str) and name in SAMPLERS and task not in SAMPLERS[name].tasks:
+    if isinstance(name, str) and name in SAMPLERS and task is not None and task not in SAMPLERS[name].tasks:
         fits = ", ".join(each for each, sampler in SAMPLERS.items() if task in sampler.tasks)
         problems.append(Problem((*path, "sampler", "name"), f"{name} does not fit data.task {task}; what fits: {fits}"))
     return problems
 
 
 def _check_component(
-    values: Any, path: Path, section: str, table: dict[str, Any], hidden: tuple[str, ...] = ()
+    values: Any,
+    path: Path,
+    section: str,
+    table: dict[str, Any],
+    schema: type[Component] = Component,
+    hidden: tuple[str, ...] = (),
 ) -> list[Problem]:
-    name, params = _get(values, section, "name"), _get(values, section, "params")
+    name, params = _get(values, section, "name"), _params_of(_get(values, section), schema)
     where = (*path, section)
     if not isinstance(name, str):
         return []
     if name not in table:
         return [_unknown((*where, "name"), name, table)]
+    if params is None:
+        return []
     wrong = _check_arguments((*where, "params"), name, table[name], params, hidden)
-    return wrong or _check_values((*where, "params"), name, table[name], params or {}, warning="error")
+    return wrong or _check_values((*where, "params"), name, table[name], params, warning="error")
 
 
 def _check_optimizer(values: Any, path: Path) -> list[Problem]:
-    name, params = _get(values, "optimizer", "name"), _get(values, "optimizer", "params")
+    name, params = _get(values, "optimizer", "name"), _params_of(_get(values, "optimizer"), Optimizer)
     if not isinstance(name, str):
         return []
-    known = [str(optimizer) for optimizer in timm.optim.list_optimizers()]
-    known = [each for each in known if not timm.optim.get_optimizer_info(each).second_order]
-    if name not in known:
-        return [_unknown((*path, "optimizer", "name"), name, known)]
+    if name not in _optimizers():
+        return [_unknown((*path, "optimizer", "name"), name, _optimizers())]
     try:
         optimizer = timm.optim.get_optimizer_class(name, bind_defaults=False)
     except (AssertionError, ImportError) as error:  # fused and 8-bit ones need CUDA or another package
         return [Problem((*path, "optimizer", "name"), f"{name!r} cannot be used here: {error}")]
+    if params is None:
+        return []
     where: Path = (*path, "optimizer", "params")
     problems = _check_arguments(where, name, optimizer, params, hidden=("params", "lr_scale"))
-    lr = _get(params, "lr")
+    lr = params.get("lr")
     if lr is None:
         problems.append(Problem((*where, "lr"), "required key is missing (it belongs to optimizer.name)"))
     elif _is_number(lr) and lr <= 0:
@@ -138,12 +166,19 @@ def _check_optimizer(values: Any, path: Path) -> list[Problem]:
     return problems or _check_values(where, name, build, params, warning="ignore")
 
 
+@functools.cache
+def _optimizers() -> list[str]:
+    """timm's, apart from those that need second derivatives."""
+    known = [str(optimizer) for optimizer in timm.optim.list_optimizers()]
+    return [each for each in known if not timm.optim.get_optimizer_info(each).second_order]
+
+
 def _check_transforms(extra: Any, input_size: Any) -> list[Problem]:
     size = input_size if isinstance(input_size, list) else [input_size, input_size]
     height, width = size if len(size) == 2 and all(type(pixels) is int and pixels > 0 for pixels in size) else (64, 64)
     problems = []
     for index, item in enumerate(extra if isinstance(extra, list) else []):
-        name, params = _get(item, "name"), _get(item, "params")
+        name, params = _get(item, "name"), _params_of(item, Component)
         if not isinstance(name, str):
             continue
         where: Path = ("augmentations", "extra", index)
@@ -151,19 +186,19 @@ def _check_transforms(extra: Any, input_size: Any) -> list[Problem]:
         if transform is None:
             problems.append(_unknown((*where, "name"), name, transform_names()))
             continue
+        if params is None:
+            continue
         wrong = _check_arguments((*where, "params"), name, transform, params)
         # What albumentations does not like it ignores or changes, with a warning.
         trial = functools.partial(try_transform, transform, height, width)
-        problems += wrong or _check_values((*where, "params"), name, trial, params or {}, warning="error")
+        problems += wrong or _check_values((*where, "params"), name, trial, params, warning="error")
     return problems
 
 
 def _check_arguments(
-    path: Path, name: str, target: Callable[..., Any], params: Any, hidden: tuple[str, ...] = ()
+    path: Path, name: str, target: Callable[..., Any], params: dict[str, Any], hidden: tuple[str, ...] = ()
 ) -> list[Problem]:
     """Names of arguments against a signature, and values against the types that it gives."""
-    if not isinstance(params, dict):
-        params = {}
     parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key not in hidden}
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -171,14 +206,17 @@ def _check_arguments(
     problems = []
     for key, value in params.items():
         if key not in known and not open_ended:
-            message = f"{name} takes no {key!r}; {did_you_mean(key, known)}" if known else f"{name} takes no arguments"
-            problems.append(Problem((*path, key), message))
+            problems.append(Problem((*path, key), functools.partial(_no_such_argument, name, key, known)))
         elif key in known and (expected := _expected(parameters[key], value)):
-            problems.append(Problem((*path, key), f"expected {expected}, got {value!r}"))
+            problems.append(Problem((*path, key), f"expected {expected}, got {shown(value)}"))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key in known and key not in params:
             problems.append(Problem((*path, key), f"{name} needs it"))
     return problems
+
+
+def _no_such_argument(name: str, key: str, known: list[str]) -> str:
+    return f"{name} takes no {shown(key)}; {did_you_mean(key, known)}" if known else f"{name} takes no arguments"
 
 
 def _check_values(
@@ -241,4 +279,4 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _unknown(path: Path, name: str, known: Iterable[str]) -> Problem:
-    return Problem(path, f"unknown name {name!r}; {did_you_mean(name, known)}")
+    return Problem(path, lambda: f"unknown name {shown(name)}; {did_you_mean(name, known)}")
