@@ -30,6 +30,11 @@ def test_nothing_of_the_package_is_left_out():
     assert len(SOURCES) > 100 and Path("src/foldsmith/files.py").resolve() in {path.resolve() for path in SOURCES}
 
 
+def test_one_place_reads_pickles():
+    """Where they are followed first (models/pickles.py)."""
+    assert [path.name for path in SOURCES if "torch.load(" in path.read_text(encoding="utf-8")] == ["pickles.py"]
+
+
 BAD = """\
 torch.load(path)
 torch.load(path, weights_only=False)

@@ -52,14 +52,13 @@ def load_pickle(path: Path, device: torch.device) -> Any:
         pickle.UnpicklingError: the file asks for more than these, or for more memory than it has bytes.
         Exception: those of `foldsmith.models.weights.DAMAGED`, where it is cut or changed.
     """
-    with open(path, "rb") as file:
+    with warnings.catch_warnings(), open(path, "rb") as file:
+        warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
         if file.read(4) == b"PK\x03\x04":  # by which torch tells, too
             _check_zip(path)
         else:
             file.seek(0)
             _check_legacy(file, path.stat().st_size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
         return torch.load(path, map_location=device, weights_only=True)
 
 
