@@ -319,6 +319,25 @@ def test_records_that_lie_on_each_other(tmp_path):
     assert "its records take more room than the file has" in refuse(read_header, path)
 
 
+def test_a_second_list_of_records(tmp_path):
+    """Python finds the list of a large zip before its end, torch where its end says: one would be judged, not both."""
+    data = zipped(STATE)
+    assert data[-42:-38] == b"PK\x06\x07" and data[-98:-94] == b"PK\x06\x06", "torch.save writes that of large ones"
+    elsewhere = (len(data) - 198).to_bytes(8, "little")
+    for changed in (data[:-34] + elsewhere + data[-26:], data[:-2] + b"\x01\x00x", data[:-98] + bytes(56) + data[-42:]):
+        (tmp_path / "w.pth").write_bytes(changed)
+        assert "it does not end as torch.save ends a file" in refuse(read_header, tmp_path / "w.pth")
+
+
+def test_many_records(tmp_path):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for number in range(300):
+            archive.writestr(f"archive/{number}{'x' * 20_000}", b"")
+    (tmp_path / "w.pth").write_bytes(out.getvalue())
+    assert "or has too many records" in refuse(read_header, tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("write", [zipped, legacy])
 def test_what_torch_save_writes_of_tensors_is_read(tmp_path, write):
     """State dicts of modules and optimizers, parameters, and what stands beside them in checkpoints of others."""

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 MAX_PICKLE = 16_000_000  # bytes of all pickles of a file
+MAX_DIRECTORY = 4_000_000  # bytes of a zip's list of records; a storage takes about 80
 MAX_STEPS = 400_000  # instructions of a file, and copied items; a tensor takes about 30
 MAX_DIMENSIONS = 64  # of a tensor, as in torch's own kernels
 LEGACY_PICKLES = 5  # magic number, version, machine, the content, the keys of the storages that follow
@@ -49,17 +50,36 @@ def load_pickle(path: Path, device: torch.device) -> Any:
     """The tensors, texts and numbers that torch.save wrote, in dicts, lists and tuples.
 
     Raises:
-        pickle.UnpicklingError: the file asks for more than these, or for more memory than it has bytes.
+        pickle.UnpicklingError: the file asks for more than these.
+        ValueError: it asks for more memory than it has bytes, or for too many steps.
         Exception: those of `foldsmith.models.weights.DAMAGED`, where it is cut or changed.
     """
     with warnings.catch_warnings(), open(path, "rb") as file:
         warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
         if file.read(4) == b"PK\x03\x04":  # by which torch tells, too
+            _check_directory(file, path.stat().st_size)
             _check_zip(path)
         else:
             file.seek(0)
             _check_legacy(file, path.stat().st_size)
         return torch.load(path, map_location=device, weights_only=True)
+
+
+def _check_directory(file: io.BufferedReader, size: int) -> None:
+    """A zip's end as torch.save writes it, so that Python and torch find the same list of records, which is short.
+
+    The last 22 bytes; before them, for large files, 20 bytes that say where the 56 bytes are that lie before them
+    (PKWARE's APPNOTE, 4.3.14 to 4.3.16).
+    """
+    file.seek(max(size - 98, 0))
+    end = file.read()
+    listed = int.from_bytes(end[-10:-6], "little")
+    agrees = end[-22:-18] == b"PK\x05\x06" and end[-2:] == b"\0\0"
+    if end[-42:-38] == b"PK\x06\x07":
+        agrees &= end[:4] == b"PK\x06\x06" and int.from_bytes(end[-34:-26], "little") == size - 98
+        listed = int.from_bytes(end[40:48], "little")
+    if not agrees or listed > MAX_DIRECTORY:
+        _refuse("it does not end as torch.save ends a file, or has too many records")
 
 
 def _check_zip(path: Path) -> None:
@@ -97,7 +117,7 @@ def _check_legacy(file: io.BufferedReader, size: int) -> None:
 
 
 def _refuse(reason: str) -> None:
-    raise pickle.UnpicklingError(reason)
+    raise ValueError(reason)
 
 
 class _Dict:
@@ -148,7 +168,7 @@ class Walk:
             elif name in self.STEPS:
                 self.STEPS[name](self)
             elif name not in ("PROTO", "STOP"):
-                _refuse(f"Unsupported operand {name}")
+                raise pickle.UnpicklingError(f"Unsupported operand {name}")
         self.result = self.stack.pop()
 
     def _spend(self, count: int) -> None:
@@ -159,7 +179,7 @@ class Walk:
     def _global(self, argument: str) -> None:
         name = argument.replace(" ", ".", 1)
         if name not in GLOBALS:
-            _refuse(f"Unsupported global: GLOBAL {name}")
+            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {name}")
         self.stack.append(_Object(name))
 
     def _popped(self, count: int) -> tuple[Any, ...]:
@@ -195,7 +215,7 @@ class Walk:
     def _reduce(self) -> None:
         function, arguments = self._popped(2)
         if not isinstance(function, _Object) or function not in CALLED or not isinstance(arguments, tuple):
-            _refuse(f"calls {function!r:.80}")
+            raise pickle.UnpicklingError(f"calls {function!r:.80}")
         self.stack.append(self._called(function, arguments))
 
     def _called(self, function: _Object, arguments: tuple[Any, ...]) -> Any:
