@@ -1,7 +1,9 @@
 """Fixtures: the real data set cut to a few hundred rows, the real configs shrunk, and a small chain run once."""
 
 import csv
+import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import ensemble_search
 import predict_oof
 import train
 from foldsmith.config import Config
+from foldsmith.data.oof_files import sealed
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data" / "clipart"
@@ -112,6 +115,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     ensemble_inference.main([str(result.ensemble), "--models", str(runs), "--output", str(result.submission)])
     deploy_kernel.main(["ensemble_inference.py", str(result.ensemble), "--output", str(folder / "kernels")])
     return result
+
+
+def edit_sidecar(path: Path, **changed: object) -> None:
+    """Other fields in an OOF sidecar, as predict_oof.py would have written them."""
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changed)))
+
+
+def by_hand(ensemble: str) -> str:
+    """An ensemble file's text as of a user who edits it: without the hash of its content."""
+    return re.sub(r"(?m)^content_sha256: .*\n", "", ensemble)
 
 
 def infer(chain: Chain, output: Path, *words: str) -> Path:

@@ -1,6 +1,5 @@
 """Hours: what is measured or named, what fits, what more hours would bring."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from foldsmith.ensemble.members import load_members
 from foldsmith.ensemble.objective import Point
 from foldsmith.errors import UserError
 from foldsmith.metrics import best_fbeta, fbeta, find_metric
+from tests.conftest import edit_sidecar
 from tests.synthetic import random_members, write_runs
 
 
@@ -86,10 +86,8 @@ def test_other_views_of_the_same_weights_are_alternatives(tmp_path):
     members[2] = (members[1] + members[2]) / 2
     files = write_runs(tmp_path, members, targets)
     for fold in range(3):
-        path = tmp_path / "m2" / f"m2_f{fold}.json"
-        sidecar = json.loads(path.read_text())
         views = {"weights_sha256": f"1{fold}", "views": ["identity", "hflip"], "speed": {"images_per_second": 10.0}}
-        path.write_text(json.dumps(sidecar | views))
+        edit_sidecar(tmp_path / "m2" / f"m2_f{fold}.json", **views)
     words = [str(tmp_path / "best"), *files, "--seconds", "2", "--num-images", "36000", "--max-hours"]
     ensemble_search.main([*words, "99"])
     names = {member.name for member in read_ensemble(tmp_path / "best.yml").members}

@@ -198,3 +198,56 @@ def test_the_exit_code_of_a_process(line: str, code: int, last: str) -> None:
     assert done.returncode == code
     assert (done.stderr.splitlines() or [""])[-1] == last
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+IMPORTS = """
+import os, signal, sys
+from foldsmith.errors import run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def main(argv):
+    import slow
+    print("goes on", flush=True)
+    signal.pause()
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_an_import_waits_for_its_end(tmp_path: Path, number: int, code: int) -> None:
+    """Libraries make errors of their own of what is raised in the middle of their import, torch even aborts."""
+    (tmp_path / "slow.py").write_text(
+        f"import os, time\ntry:\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(0.2)\n"
+        "except BaseException as error:\n    raise RuntimeError('a broken import') from error\n"
+        "print('imported', flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert (done.returncode, done.stderr) == (code, f"{word}; what was finished is kept\n")
+    assert done.stdout.startswith("imported\n")
+
+
+def test_what_a_library_makes_of_a_signal_is_not_shown() -> None:
+    source = (
+        "import os, signal\nfrom foldsmith.errors import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main(argv):\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n        raise RuntimeError('made of it')\nrun(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "interrupted; what was finished is kept\n")
+
+
+def test_a_signal_that_comes_after_the_end_disturbs_nothing() -> None:
+    source = (
+        "import atexit, os, signal\nfrom foldsmith.errors import run\n"
+        "@atexit.register\ndef last():\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('cleaned up')\n"
+        "run(lambda argv: print('done'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\ncleaned up\n", "")

@@ -21,7 +21,7 @@ from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.ensemble import Options, run_ensemble
 from foldsmith.inference.predict import Fits, NotFinite, pipeline_of, predict
 from foldsmith.models.weights import config_of, load_model, read_header
-from tests.conftest import DATA, competition, infer
+from tests.conftest import DATA, by_hand, competition, infer
 from tests.test_killed_inference import is_valid
 
 CPU = torch.device("cpu")
@@ -135,7 +135,7 @@ def test_classes_in_another_order_are_put_in_place(chain, few, whole, tmp_path):
     )
     old = sha256_file(path)
     save_weights(path, state, header)
-    text = chain.ensemble.read_text().replace(old, sha256_file(path))
+    text = by_hand(chain.ensemble.read_text()).replace(old, sha256_file(path))
     (tmp_path / "best.yml").write_text(text)
     words = ["--models", str(runs), "--data", str(few), "--output", str(tmp_path / "s.csv")]
     ensemble_inference.main([str(tmp_path / "best.yml"), *words])

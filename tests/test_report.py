@@ -22,7 +22,7 @@ from foldsmith.report.judge import Decision
 from foldsmith.report.leaderboard import WAITING, as_text
 from foldsmith.report.page import build_page
 from foldsmith.report.runs import find_runs
-from tests.conftest import Chain
+from tests.conftest import Chain, by_hand, edit_sidecar
 from tests.synthetic import multiclass_members, random_members, write_runs
 from tests.test_chain import csv_rows, member_probabilities
 
@@ -209,7 +209,7 @@ def test_a_blend_is_shown_as_inference_decides_it(tmp_path, words):
 def test_a_blend_whose_score_changed_since_the_search_says_so(tmp_path):
     members, targets = random_members(3, rows=90)
     ensemble_search.main([str(tmp_path / "best"), *write_runs(tmp_path, members, targets)])
-    text = (tmp_path / "best.yml").read_text()
+    text = by_hand((tmp_path / "best.yml").read_text())
     (tmp_path / "best.yml").write_text(re.sub(r"(?m)^threshold: .*", "threshold: 0.9", text))
     (note,) = collect([tmp_path])["notes"]
     assert note.startswith("the blend best scores 0.") and note.endswith("something was changed since the search")
@@ -243,7 +243,7 @@ def test_equal_ids_of_two_competitions_have_their_own_pictures(tmp_path):
         for file in (tmp_path / name / name).iterdir():
             file.rename(file.with_name(file.name.replace("m0", name)))
         for file in (tmp_path / name / name).glob("*.json"):
-            file.write_text(file.read_text().replace('"m0"', f'"{name}"'))
+            edit_sidecar(file, name=name)
         (tmp_path / name / "data" / "train").mkdir()
         for row in range(60):
             picture = np.full((8, 8, 3), value, dtype=np.uint8)
@@ -293,7 +293,7 @@ def test_other_metrics_multiclass_and_unfinished_runs(chain, tmp_path):
 
 
 def test_a_blend_of_other_weights_is_named_and_not_looked_into(chain, tmp_path):
-    text = chain.ensemble.read_text()
+    text = by_hand(chain.ensemble.read_text())
     sha256 = read_ensemble(chain.ensemble).members[0].sha256[0]
     (tmp_path / "best.yml").write_text(text.replace(sha256, "0" * 64))
     content = collect([chain.runs, tmp_path / "best.yml"])

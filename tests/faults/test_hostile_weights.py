@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,22 @@ import torch
 import ensemble_inference
 from foldsmith.crypt import encrypt_file
 from foldsmith.errors import UserError
+from foldsmith.models.pickles import load_pickle
 from foldsmith.models.weights import load_model, load_pretrained, read_header
+from tests.conftest import by_hand
 from tests.faults.bounds import bounded
-from tests.faults.hostile import CPU, MEGABYTES, SECONDS, as_checkpoint, legacy, watched, zipped
+from tests.faults.hostile import (
+    CPU,
+    MEGABYTES,
+    SECONDS,
+    as_checkpoint,
+    legacy,
+    legacy_of,
+    lying_storage,
+    rezipped,
+    watched,
+    zipped,
+)
 from tests.test_weights import copy_of, small
 
 pytestmark = pytest.mark.timeout(60, func_only=True)  # what hangs is a failure
@@ -48,15 +62,6 @@ def payload(marker: Path) -> Runs:
     return Runs(os.mkdir, str(marker))
 
 
-def with_pickle(data: bytes, pickled: bytes) -> bytes:
-    """A .pth with another data.pkl."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
-        for name in source.namelist():
-            target.writestr(name, pickled if name.endswith("data.pkl") else source.read(name))
-    return out.getvalue()
-
-
 def pickles(marker: Path) -> dict[str, bytes]:
     state = {"a": torch.ones(2)}
     text = f"import os; os.mkdir({str(marker)!r})"
@@ -70,7 +75,9 @@ def pickles(marker: Path) -> dict[str, bytes]:
         "eval.pth": pickle.dumps(Runs(eval, f"__import__('os').mkdir({str(marker)!r})"), protocol=2),
         "system.pth": pickle.dumps(Runs(os.system, f"mkdir {marker}"), protocol=2),
         "by_hand.pth": f"cposix\nmkdir\n(S'{marker}'\ntR.".encode(),
-        "swapped.pth": with_pickle(zipped(state), pickle.dumps(payload(marker), protocol=2)),
+        "swapped.pth": rezipped(
+            zipped(state), zipfile.ZIP_STORED, {"data.pkl": pickle.dumps(payload(marker), protocol=2)}
+        ),
         "renamed.safetensors": zipped({"a": payload(marker)}),
         "sealed.pth": zipped({"a": payload(marker)}),  # of which the .enc is made
     }
@@ -128,7 +135,7 @@ def test_a_pickle_that_was_encrypted_is_refused_by_its_hash_or_its_content(chain
 
     forged = tmp_path / "forged.yml"
     old = sha256_file(chain.weights("a"))
-    forged.write_text(chain.ensemble.read_text().replace(old, sha256_file(target)))
+    forged.write_text(by_hand(chain.ensemble.read_text()).replace(old, sha256_file(target)))
     assert old not in forged.read_text()
     target.unlink()
     for ensemble, words in ((chain.ensemble, "weights are not those of the ensemble"), (forged, "not a safetensors")):
@@ -203,3 +210,167 @@ def test_a_state_that_is_not_the_model_s(tmp_path, name):
         )
         refuse(lambda path: load_pretrained(path, model), tmp_path / "a.safetensors")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items()), "it is as it was"
+
+
+BYTEARRAY = b"c__builtin__\nbytearray\n(J" + (1_500_000_000).to_bytes(4, "little") + b"tR"
+ORDERED = b"\x80\x02ccollections\nOrderedDict\nq\x00"
+NUMBERS = [b"M" + number.to_bytes(2, "little") + b"N" for number in range(30_000)]  # each with a None
+ITEMS, MANY = (b"(" + b"".join(number + end for number in NUMBERS) for end in (b"", b"\x86"))  # alone, and as pairs
+STATE = {"a": torch.arange(300.0), "b": torch.arange(700.0)}
+
+
+def zeros() -> bytes:
+    return bytes(600_000_000)
+
+
+def greedy() -> dict[str, tuple[str, Callable[[], bytes]]]:
+    """Small files that ask for much: why each is refused, and what makes it."""
+    data, stored, deflated = zipped(STATE), zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+    storage = b"X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    largest = b"J\xff\xff\xff\x7f"
+    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n("
+    barred, steps = "Unsupported global: GLOBAL ", "its pickles have more than 400000 steps"
+    return {
+        "a bytearray": (f"{barred}__builtin__.bytearray", lambda: b"\x80\x02" + BYTEARRAY + b"."),
+        "two, in a file that torch reads": (
+            f"{barred}__builtin__.bytearray",
+            lambda: legacy_of(b"\x80\x02](" + BYTEARRAY + BYTEARRAY + b"e."),
+        ),
+        "one in a zip": (
+            f"{barred}__builtin__.bytearray",
+            lambda: rezipped(data, stored, {"data.pkl": b"\x80\x02" + BYTEARRAY + b"."}),
+        ),
+        "a storage without a file": (
+            f"{barred}torch.storage.UntypedStorage",
+            lambda: legacy_of(b"\x80\x02ctorch.storage\nUntypedStorage\n(" + largest + b"tR."),
+        ),
+        "a tensor without a storage": (
+            f"{barred}torch.Tensor",
+            lambda: legacy_of(b"\x80\x02ctorch\nTensor\n(" + largest + b"tR."),
+        ),
+        "a compressed storage": (
+            "the record archive/data/0 is compressed",
+            lambda: rezipped(data, deflated, {"data/0": zeros()}),
+        ),
+        "a compressed pickle": (
+            "the record archive/data.pkl is compressed",
+            lambda: rezipped(data, deflated, {"data.pkl": zeros()}),
+        ),
+        "a storage that is larger than its record": (
+            "the storage '0' is not of 8000000000 bytes",
+            lambda: lying_storage(data, 300, 2_000_000_000),
+        ),
+        "a storage that is larger than the file": (
+            "its storages take more room than the file has",
+            lambda: legacy_of(b"\x80\x02(" + storage + largest + b"NtQ."),
+        ),
+        "a tensor that is larger than its storage": (
+            "a tensor of shape (2147483647,) reaches beyond its storage",
+            lambda: legacy_of(
+                b"\x80\x02" + rebuilt + b"(" + storage + b"K\x01NtQK\x00" + largest + b"\x85K\x01\x85\x89NtR."
+            ),
+        ),
+        "many dicts": (steps, lambda: legacy_of(b"\x80\x02" + b"}" * 500_000 + b".")),
+        "many objects": (steps, lambda: legacy_of(ORDERED + b"(" + b"h\x00)R" * 200_000 + b"t.")),
+        "a list that is copied": (
+            steps,
+            lambda: legacy_of(ORDERED + b"]q\x01" + MANY + b"e" + b"h\x00h\x01\x85R" * 30_000 + b"."),
+        ),
+        "state that is copied": (
+            steps,
+            lambda: legacy_of(ORDERED + b"}q\x01" + ITEMS + b"u" + b"h\x00)Rh\x01b" * 30_000 + b"."),
+        ),
+        "a key that is too deep to hash": (
+            "keys that are neither texts nor numbers",
+            lambda: legacy_of(b"\x80\x02})" + b"\x85" * 300_000 + b"Ns."),
+        ),
+        "two names that torch takes for one": (
+            "two of its records share a name",
+            lambda: rezipped(data, stored, {}).replace(b"archive/data/1", b"archive/DATA/0"),
+        ),
+        "a text of 2 GB, it says": ("expected 2147483648 bytes", lambda: legacy_of(b"\x80\x02X\x00\x00\x00\x80a.")),
+    }
+
+
+@pytest.mark.parametrize("name", greedy())
+def test_a_small_file_takes_little_memory(tmp_path, name):
+    path, model = tmp_path / "w.pth", small()
+    before, (reason, make) = copy_of(model), greedy()[name]
+    path.write_bytes(make())
+    for load in (readers(model)[0], read_header, as_checkpoint):
+        assert reason in refuse(load, path)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_records_that_lie_on_each_other(tmp_path):
+    """Names of one central directory that all lead to the same bytes: a file of n bytes would be read n times."""
+    data = zipped(STATE)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        (large,) = (each for each in archive.infolist() if each.filename.endswith("data/1"))
+        out = io.BytesIO(data)
+    with zipfile.ZipFile(out, "a") as archive:
+        for number in range(2, 12):
+            twin = zipfile.ZipInfo(f"archive/data/{number}")
+            twin.header_offset, twin.CRC = large.header_offset, large.CRC
+            twin.file_size = twin.compress_size = large.file_size
+            archive.filelist.append(twin)
+        archive._didModify = True  # so that the directory is written again
+    path = tmp_path / "w.pth"
+    path.write_bytes(out.getvalue())
+    assert "its records take more room than the file has" in refuse(read_header, path)
+
+
+def test_a_second_list_of_records(tmp_path):
+    """Python finds the list of a large zip before its end, torch where its end says: one would be judged, not both."""
+    data = zipped(STATE)
+    assert data[-42:-38] == b"PK\x06\x07" and data[-98:-94] == b"PK\x06\x06", "torch.save writes that of large ones"
+    elsewhere = (len(data) - 198).to_bytes(8, "little")
+    for changed in (data[:-34] + elsewhere + data[-26:], data[:-2] + b"\x01\x00x", data[:-98] + bytes(56) + data[-42:]):
+        (tmp_path / "w.pth").write_bytes(changed)
+        assert "it does not end as torch.save ends a file" in refuse(read_header, tmp_path / "w.pth")
+
+
+def test_many_records(tmp_path):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for number in range(300):
+            archive.writestr(f"archive/{number}{'x' * 20_000}", b"")
+    (tmp_path / "w.pth").write_bytes(out.getvalue())
+    assert "or has too many records" in refuse(read_header, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+def test_what_torch_save_writes_of_tensors_is_read(tmp_path, write):
+    """State dicts of modules and optimizers, parameters, and what stands beside them in checkpoints of others."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    weight = network[0].weight.detach()
+    content = {
+        "state_dict": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "parameters": dict(network.named_parameters()),
+        "halves": [weight.half(), weight.bfloat16(), weight.double(), weight.bool()],
+        "views": (weight.t(), weight[1:, ::2], weight[:0], torch.ones(1).expand(5, 5), torch.tensor(3)),
+        "rest": [None, True, 1.5, 2**40, -1, "text", torch.Size([2, 3]), torch.float16, torch.device("cuda", 1)],
+        "milestones": Counter({3: 1}),
+        "names": {"a", "b"},
+    }
+    path = tmp_path / "w.pth"
+    path.write_bytes(write(content))
+    loaded = load_pickle(path, CPU)
+    assert loaded.keys() == content.keys()
+    assert loaded["state_dict"]._metadata == network.state_dict()._metadata
+    for name in ("rest", "milestones", "names"):
+        assert loaded[name] == content[name]
+    for part in ("state_dict", "parameters"):
+        assert all(torch.equal(value, loaded[part][name]) for name, value in content[part].items())
+    for part in ("halves", "views"):
+        assert all(map(torch.equal, loaded[part], content[part]))
+    torch.optim.AdamW(network.parameters()).load_state_dict(loaded["optimizer"])
+
+
+def test_an_ordered_dict_as_python_2_wrote_it(tmp_path):
+    (tmp_path / "w.pth").write_bytes(legacy_of(b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01ee\x85R."))
+    assert load_pickle(tmp_path / "w.pth", CPU) == OrderedDict(a=1)

@@ -30,6 +30,11 @@ def test_nothing_of_the_package_is_left_out():
     assert len(SOURCES) > 100 and Path("src/foldsmith/files.py").resolve() in {path.resolve() for path in SOURCES}
 
 
+def test_one_place_reads_pickles():
+    """Where they are followed first (models/pickles.py)."""
+    assert [path.name for path in SOURCES if "torch.load(" in path.read_text(encoding="utf-8")] == ["pickles.py"]
+
+
 BAD = """\
 torch.load(path)
 torch.load(path, weights_only=False)
@@ -138,8 +143,54 @@ with atomic_path(path, 1) as temporary: torch.save(content, path)
 with atomic_path(path, 1) as temporary, open(path, 'wb') as file: np.save(file, array)
 with atomic_path(path, 1) as temporary: path.write_bytes(data)
 with other(path) as temporary: temporary.write_bytes(data)
+load = torch.load; load(path)
+list(map(torch.load, paths))
+import functools; functools.partial(torch.load, weights_only=False)
+from torch.serialization import load; load(path)
+torch.serialization.load(path)
+from torch import load as read; read(path, weights_only=False)
+read = np.load; read(path, allow_pickle=True)
+np.lib.npyio.load(path, allow_pickle=True)
+from numpy.lib.npyio import load; load(path)
+list(map(np.load, paths))
+opened = open; opened(path, 'w')
+list(map(open, paths, 'ww'))
+write = open if flag else None
+import zipfile; make = zipfile.ZipFile; make(path, 'w')
+subprocess.run(['sh', '-c', text])
+subprocess.run(['/bin/bash', path])
+subprocess.run(('/usr/bin/env', 'bash', '-c', text))
+subprocess.run(text, executable='/bin/sh')
+subprocess.Popen(text, -1, None, None, None, None, None, True, True)
+subprocess.run(*options)
+import asyncio; asyncio.create_subprocess_shell(text)
+os.execvp('sh', words)
+os.execv(path, words)
+os.spawnlp(os.P_WAIT, name, name)
+from os import execle; execle(path, name, environment)
+os.posix_spawn(path, words, environment)
+globals()['eval'](text)
+globals()[name](text)
+vars(builtins)['exec'](text)
+__builtins__['eval'](text)
+os.__dict__[name](text)
+import sys; sys.modules['os'].system(text)
+SummaryWriter(folder)
+from torch.utils.tensorboard import SummaryWriter; SummaryWriter(folder)
+from torch.utils import tensorboard; tensorboard.SummaryWriter(folder)
+h5py.File(path, 'w')
+import h5py; h5py.File(path, mode='a')
+os.open(path, flags=os.O_WRONLY)
+os.open(path, mode=0o600, flags=os.O_CREAT)
+os.open(*arguments)
 """
 GOOD = """\
+os.open(path, flags=os.O_RDONLY)
+import zipfile; name: zipfile.ZipFile
+def read(archive: zipfile.ZipFile | None) -> None: pass
+subprocess.run([sys.executable, path], stdout=subprocess.PIPE)
+import h5py; h5py.File(path)
+TABLE[name](values)
 torch.load(path, map_location='cpu', weights_only=True)
 import numpy as np; np.load(path, mmap_mode='r', allow_pickle=False)
 import numpy as np; np.memmap(path, mode='r')

@@ -10,6 +10,7 @@ from foldsmith.config.schema import Augmentations
 from foldsmith.data.augment import Augment
 from foldsmith.data.dataset import AugmentedImages, Batch, EpochOrder, train_loader
 from foldsmith.data.images import Geometry
+from foldsmith.data.sampling import EpochDraws
 from tests.conftest import DATA
 
 GEOMETRY = Geometry("squash", "reflect", 32, 32)
@@ -87,6 +88,19 @@ def test_draws_are_distinct_within_and_across_epochs():
     assert len(set(found)) >= 0.95 * len(keys)
     of_epochs = [set(found[start : start + 40]) for start in range(0, len(found), 40)]
     assert all(len(one & other) <= 2 for one, other in itertools.combinations(of_epochs, 2))
+
+
+def test_what_training_draws_of_an_image_is_distinct_across_epochs_and_repeats():
+    """Through the data set and the order that training uses: one image, 40 epochs, drawn twice in each."""
+    path = sorted((DATA / "train").iterdir())[0]
+    images = AugmentedImages([path] * 2, ["same"] * 2, Augment(CONTINUOUS, GEOMETRY), seed=0)
+    order, found = EpochOrder(1, 2, seed=0, sampler=EpochDraws(2, lambda generator: np.zeros(2, np.int64))), []
+    for order.epoch in range(40):
+        for draws_of_batch in order:
+            batch = images[draws_of_batch]
+            assert isinstance(batch, Batch)
+            found += [batch.images[number].numpy().tobytes() for number in range(2)]
+    assert len(found) == 80 and len(set(found)) >= 0.95 * 80
 
 
 def test_which_transforms_fire_is_independent():

@@ -8,7 +8,7 @@ threshold, and the sha256 of data, folds, config and code. A .pth may stand for 
 import json
 import pickle
 import struct
-import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import atomic_path
 from foldsmith.models.archs import is_arch, resolve_arch
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
+from foldsmith.models.pickles import load_pickle
 
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # they may stand for each other
 HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
@@ -41,6 +42,7 @@ DAMAGED = (
     ArithmeticError,
     MemoryError,
     struct.error,
+    zipfile.BadZipFile,
 )
 
 
@@ -162,9 +164,7 @@ def _read_tensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 def _unpickle(path: Path) -> Any:
     """What torch.save wrote, read without running what it may hold: code 4 where it is more than tensors and texts."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(path, torch.device("cpu"))
     except pickle.UnpicklingError as error:
         lines = str(error).splitlines()  # most are advice to load it all the same
         reason = next((line for line in lines if "nsupported" in line), lines[0]).partition(". ")[0].strip()

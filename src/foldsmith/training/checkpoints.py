@@ -1,6 +1,5 @@
 """last.ckpt: everything that the next epoch needs, written after each epoch, read without running code."""
 
-import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.failpoints import fail
 from foldsmith.files import atomic_path
+from foldsmith.models.pickles import load_pickle
 from foldsmith.models.weights import DAMAGED
 from foldsmith.training.schedules import Schedule
 
@@ -86,9 +86,7 @@ def _size(content: Any) -> int:
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read last.ckpt; a damaged one is an error with code 4."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the pickle protocol, from files that are about to be refused
-            content = torch.load(path, map_location=device, weights_only=True)
+        content = load_pickle(path, device)
         assert set(content) >= {"identity", "progress", "model", "optimizer", "schedule", "scaler", "masks"}
     except DAMAGED as error:
         reason = (str(error).splitlines() or [repr(error)])[0]

@@ -1,13 +1,18 @@
 """Where scores go beside metrics.csv: TensorBoard and Weights & Biases, each a package that is installed apart."""
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping
+import io
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from foldsmith.config import Config
-from foldsmith.errors import UserError
-from foldsmith.files import sha256_json
+from foldsmith.errors import EXIT_ENVIRONMENT, WRITE_ERRNOS, UserError
+from foldsmith.files import append_bytes, sha256_json, unnamed_failure
 
 
 class Logger(Protocol):
@@ -19,23 +24,41 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Event files in the fold's folder: tensorboard --logdir runs/NAME."""
+    """Event files in the fold's folder: tensorboard --logdir runs/NAME.
+
+    Written as the log that they are, an epoch at a time: SummaryWriter has a thread for it, whose errors nobody hears.
+    """
 
     package = "tensorboard"
 
     def __init__(self, config: Config, fold: int, folder: Path, epochs_done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        # What an interrupted run wrote of an epoch that is trained again is dropped.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1 if epochs_done else None)
+        name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / "tensorboard" / name
+        events = [Event(file_version="brain.Event:2")]
+        if epochs_done:  # what an interrupted run wrote of an epoch that is trained again is dropped
+            events.append(Event(step=epochs_done + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._append(events)
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, epoch)
-        self.writer.flush()
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._append([Event(step=epoch, summary=Summary(value=[scalar])) for scalar in scalars])
+
+    def _append(self, events: list[Any]) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        buffer = io.BytesIO()
+        for event in events:
+            event.wall_time = time.time()
+            RecordWriter(buffer).write(event.SerializeToString())
+        append_bytes(self.path, buffer.getvalue())
 
     def close(self) -> None:
-        self.writer.close()
+        """Nothing is open."""
 
 
 class WeightsAndBiases:
@@ -44,28 +67,47 @@ class WeightsAndBiases:
     package = "wandb"
 
     def __init__(self, config: Config, fold: int, folder: Path, epochs_done: int) -> None:
-        import os
-
         import wandb
 
+        self.folder = folder / "wandb"
         values = config.model_dump(mode="json")
         folder.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "foldsmith"),
-            name=f"{config.name}_f{fold}",
-            group=config.name,
-            # The same fold of the same config goes on in the same run.
-            id=f"{config.name}_f{fold}_{sha256_json([values, str(folder.resolve())])[:12]}",
-            resume="allow",
-            dir=str(folder),
-            config=values,
-        )
+        with self._named():
+            self.run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "foldsmith"),
+                name=f"{config.name}_f{fold}",
+                group=config.name,
+                # The same fold of the same config goes on in the same run.
+                id=f"{config.name}_f{fold}_{sha256_json([values, str(folder.resolve())])[:12]}",
+                resume="allow",
+                dir=str(folder),
+                config=values,
+            )
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=epoch)
+        with self._named():
+            self.run.log(dict(values), step=epoch)
 
     def close(self) -> None:
-        self.run.finish()
+        with self._named():
+            self.run.finish()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of the package, as those of its folder: a full disk, a service that does not answer."""
+        import wandb
+
+        try:
+            yield
+        except OSError as error:
+            if error.errno in WRITE_ERRNOS:
+                raise unnamed_failure(OSError(error.errno, error.strerror, str(self.folder))) from None
+            raise
+        except wandb.Error as error:
+            hint = "WANDB_MODE=offline needs no network; or take wandb out of train.loggers"
+            raise UserError(
+                f"wandb: {error}", file=self.folder, key="train.loggers", hint=hint, code=EXIT_ENVIRONMENT
+            ) from None
 
 
 def check_loggers(config: Config) -> None:
