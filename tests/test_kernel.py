@@ -158,7 +158,7 @@ def test_the_kernel_is_readable_small_and_reproducible(chain, tmp_path):
     assert "\ndef blend(" in text and "\nclass Sources(" in text, "sources stand in it as text"
     assert f"\n{chain.ensemble.read_text()}'''," in text.replace("r'''", "\n"), "so does the ensemble"
     assert "'torch': '" in text and "'python': '3." in text
-    assert chain.kernel.stat().st_size < 300_000, "Kaggle takes a megabyte"
+    assert chain.kernel.stat().st_size < 350_000, "Kaggle takes a megabyte"
     assert deploy(chain, tmp_path).read_text() == text
     for name in ("kernel-metadata.json", "manifest.json"):
         assert (tmp_path / "best" / name).read_bytes() == chain.kernel.with_name(name).read_bytes()

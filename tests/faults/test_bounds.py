@@ -26,5 +26,12 @@ def test_and_does_not_hide_the_next_one():
 
 
 def test_waiting_is_time():
-    with pytest.raises(AssertionError, match=r"^0\.\d+ s"), bounded(0.05, 100):
-        time.sleep(0.1)
+    with pytest.raises(AssertionError, match=r"^0\.00 s of work in 0\.\d+ s"), bounded(0.05, 100):
+        time.sleep(0.3)
+
+
+def test_work_is_time():
+    with pytest.raises(AssertionError, match=r"^0\.\d+ s of work"), bounded(0.05, 100):
+        started = time.process_time()
+        while time.process_time() < started + 0.06:
+            pass

@@ -37,7 +37,9 @@ def artefacts(folder: Path) -> dict[str, bytes]:
         if path.suffix in (".csv", ".yml", ".safetensors", ".npy") and path.name != "timings.csv"
     }
     lines = found["best.yml"].splitlines()
-    found["best.yml"] = b"\n".join(line for line in lines if b"images_per_second" not in line)
+    found["best.yml"] = b"\n".join(
+        line for line in lines if not any(word in line for word in (b"images_per_second", b"content_sha256"))
+    )
     return found
 
 
