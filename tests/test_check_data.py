@@ -20,6 +20,8 @@ from foldsmith.data.layout import find_files
 from foldsmith.data.near_duplicates import groups_of_pairs, look, look_at, near_pairs
 from foldsmith.data.survey import suggest_size, survey, write_groups
 from foldsmith.errors import UserError
+from foldsmith.tools.check_data import fit_task
+from foldsmith.training.leaves import check_leaves
 from tests.conftest import DATA, ROOT
 
 
@@ -216,8 +218,45 @@ def test_a_column_a_class_beside_other_columns(tmp_path):
     assert groups == {"train_csv": str(tmp_path / "groups.csv"), "group_column": "look"}
 
 
+def one_label_an_image(root: Path) -> Path:
+    """40 real images of one label each, with a sample submission."""
+    (root / "train").mkdir(parents=True)
+    (root / "test").mkdir()
+    lines = ["id,breed"]
+    for number, path in enumerate(sorted((DATA / "train").iterdir())[:40]):
+        os.symlink(path, root / "train" / path.name)
+        lines.append(f"{path.stem},{'cat' if number % 2 else 'dog'}")
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    test = sorted((DATA / "test").iterdir())[:5]
+    for path in test:
+        os.symlink(path, root / "test" / path.name)
+    (root / "sample_submission.csv").write_text("id,breed\n" + "".join(f"{path.stem},cat\n" for path in test))
+    return root
+
+
+def test_the_config_of_one_label_an_image_loads(tmp_path):
+    """From a multi-label experiment: its loss gives way, as do sampler, metric and the losses of its stages."""
+    root, path = one_label_an_image(tmp_path / "pets"), tmp_path / "pets.yml"
+    cli.main(["check-data", "--root", str(root), "--output", str(path), "--num-folds", "2"])
+    config = load_config(path, (), check_leaves)
+    assert (config.data.task, config.loss.name, config.metric) == ("multiclass", "cross_entropy", "accuracy")
+
+
+def test_a_task_keeps_what_fits_it():
+    focal = {"loss": {"name": "focal", "params": {"gamma": 1.0}}, "metric": "f1_macro"}
+    assert fit_task(focal, "multilabel") == focal
+    stages = {"train": {"sampler": {"name": "weighted"}, "stages": [{"loss": {"name": "bce"}}, {"epochs": 1}]}}
+    assert fit_task(focal | stages, "multiclass") == {
+        "loss": {"name": "cross_entropy"},
+        "metric": "f1_macro",
+        "train": stages["train"] | {"stages": [{"loss": {"name": "cross_entropy"}}, {"epochs": 1}]},
+    }
+    accuracy = {"loss": {"name": "cross_entropy"}, "metric": "accuracy", "train": {"sampler": {"name": "balanced"}}}
+    assert fit_task(accuracy, "multilabel") == {"loss": {"name": "bce"}, "metric": "f2", "train": {}}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["words", "columns"])
+@pytest.mark.parametrize("kind", ["words", "columns", "one"])
 def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, monkeypatch):
     """check-data, train.py, predict_oof.py, ensemble_search.py, ensemble_inference.py; nothing is edited."""
     root = other
@@ -225,6 +264,8 @@ def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, 
         root = column_a_class(tmp_path / "plants")
         rows = "".join(f"{path.stem};0.5;0.5;0.5\n" for path in sorted((root / "test").iterdir()))
         (root / "sample_submission.csv").write_text(f"image_name;person;animal;action\n{rows}")
+    if kind == "one":
+        root = one_label_an_image(tmp_path / "pets")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
     words = ["--root", str(root), "--output", "configs/mine.yml", "--from", "clipart_tiny", "--num-folds", "2"]
@@ -242,6 +283,8 @@ def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, 
     assert [line.split(mark)[0] for line in written] == [line.split(mark)[0] for line in sample]
     if kind == "columns":
         assert all(0 < float(value) < 1 for line in written[1:] for value in line.split(mark)[1:])
+    if kind == "one":
+        assert {line.split(",")[1] for line in written[1:]} <= {"cat", "dog"}
 
 
 def test_folders_that_hold_no_competition(tmp_path):

@@ -31,19 +31,16 @@ def new_config_path(name: str, force: bool) -> Path:
     return path
 
 
-def write_starter(path: Path, source: str, schema: dict[str, Any], changes: dict[str, Any] | None = None) -> None:
+def write_starter(path: Path, source: str, schema: dict[str, Any], values: dict[str, Any] | None = None) -> None:
     """Write an experiment file that stands alone, begun from another one.
 
     Args:
         source: the experiment to begin from, found as `--config` is; its bases are folded in.
         schema: the JSON Schema, for the comments.
-        changes: sections, keys and values that replace those of the source.
+        values: what is written; by default what the source says.
     """
     found = find_config(source)
-    values = read_with_bases(found).values
-    for section, keys in (changes or {}).items():
-        values[section] = keys if section == "data" else values.get(section, {}) | keys
-    write_text(path, starter_text(path, found.name, values, schema))
+    write_text(path, starter_text(path, found.name, values or read_with_bases(found).values, schema))
 
 
 def starter_text(path: Path, source: str, values: dict[str, Any], schema: dict[str, Any]) -> str:

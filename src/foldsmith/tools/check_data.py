@@ -1,8 +1,10 @@
 """`foldsmith check-data`: a look at the files before anything is trained."""
 
 import argparse
+import copy
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from foldsmith.errors import UserError
 
@@ -43,9 +45,8 @@ def _survey(args: argparse.Namespace) -> None:
     if args.cache:
         raise UserError("goes with --config, whose geometry the cache has", key="--cache")
     from foldsmith.config import dump_yaml
-    from foldsmith.config.starter import new_config_path, write_starter
+    from foldsmith.config.starter import new_config_path
     from foldsmith.data.survey import survey, write_groups
-    from foldsmith.tools.schema import foldsmith_schema
 
     if args.num_folds < 2:
         raise UserError(f"expected at least 2, got {args.num_folds}", key="--num-folds")
@@ -60,9 +61,45 @@ def _survey(args: argparse.Namespace) -> None:
     if path is None:
         print(dump_yaml({"data": section}), end="")
         return
-    changes = {"data": section, "model": {"input_size": found.input_size}}
-    write_starter(path, args.source, foldsmith_schema(), changes)
+    _write_config(path, args.source, section, found.input_size)
     print(f"{path}: written; try it: ./train.py --config {path} --smoke")
+
+
+def _write_config(path: Path, source: str, section: dict[str, Any], input_size: int) -> None:
+    from foldsmith.config import find_config, load_config
+    from foldsmith.config.loader import read_with_bases
+    from foldsmith.config.starter import write_starter
+    from foldsmith.tools.schema import foldsmith_schema
+    from foldsmith.training.leaves import check_leaves
+
+    values = read_with_bases(find_config(source)).values
+    values |= {"data": section, "model": values.get("model", {}) | {"input_size": input_size}}
+    write_starter(path, source, foldsmith_schema(), fit_task(values, section["task"]))
+    load_config(path, (), check_leaves)  # what train.py would refuse is said here
+
+
+def fit_task(values: dict[str, Any], task: str) -> dict[str, Any]:
+    """An experiment in which loss, metric and sampler that are for another task give way to the task's usual ones."""
+    from foldsmith.data.sampling import SAMPLERS
+    from foldsmith.losses import LOSSES, task_of
+    from foldsmith.metrics import find_metric
+
+    loss, metric = ("cross_entropy", "accuracy") if task == "multiclass" else ("bce", "f2")
+    fitted = copy.deepcopy(values)
+    train = fitted.get("train", {})
+    for part in (fitted, *train.get("stages", [])):
+        name = (part.get("loss") or {}).get("name")
+        if name in LOSSES and task_of(LOSSES[name]) != task:
+            part["loss"] = {"name": loss}
+    for part in (train, *train.get("stages", [])):
+        name = (part.get("sampler") or {}).get("name")
+        if name in SAMPLERS and task not in SAMPLERS[name].tasks:
+            del part["sampler"]
+    try:
+        find_metric(fitted.get("metric", metric), task)
+    except UserError:
+        fitted["metric"] = metric
+    return fitted
 
 
 def _check(args: argparse.Namespace) -> None:
