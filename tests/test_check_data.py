@@ -49,7 +49,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_other_names_are_found(other):
-    assert find_files(other) == {
+    assert find_files(other).section == {
         "root": str(other),
         "id_column": "picture",
         "task": "multilabel",
@@ -63,10 +63,10 @@ def test_other_names_are_found(other):
 
 def test_a_class_list_of_another_name(other):
     shutil.copy(DATA / "labels.csv", other / "classes.csv")
-    assert find_files(other)["labels_csv"] == str(other / "classes.csv")
+    assert find_files(other).section["labels_csv"] == str(other / "classes.csv")
     assert len(survey(other).table.classes.names) == 55
     (other / "classes.csv").write_text("id,name\n0,food\n")
-    assert "labels_csv" not in find_files(other)
+    assert "labels_csv" not in find_files(other).section
 
 
 def test_what_is_written_trains(other, tmp_path, capsys):

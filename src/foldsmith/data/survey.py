@@ -51,7 +51,8 @@ def survey(root: Path, folds: int = 5) -> Survey:
     """
     if not root.is_dir():
         raise UserError("is no folder", file=root, key="--root")
-    section = find_files(root) | {"num_folds": folds}
+    layout = find_files(root)
+    section = layout.section | {"num_folds": folds}
     config = _config(section)
     table = read_table(config)
     train_paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
@@ -65,6 +66,7 @@ def survey(root: Path, folds: int = 5) -> Survey:
     groups = groups_of_pairs(len(table), within)
     facts = [f"{root}: {table.words}, task {config.data.task}", *_facts(train, test), f"suggested input_size {size}"]
     warnings = [
+        *layout.warnings,
         *_sample_warnings(config, test_paths),
         *_table_warnings(config, table),
         *_image_warnings(table, train, test_paths, test),
