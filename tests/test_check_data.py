@@ -114,6 +114,29 @@ def test_planted_duplicates_are_found_and_kept_in_one_fold(other, tmp_path, caps
     assert all(fold_of[originals[number]] == fold_of[f"copy{number}.jpg"] for number in kept)
 
 
+def test_groups_overwrite_nothing_of_the_competition(other, tmp_path, monkeypatch):
+    shutil.copy(DATA / "labels.csv", other / "classes.csv")
+    own = {path: path.read_bytes() for path in sorted(other.glob("*.csv"))}
+    os.link(other / "classes.csv", tmp_path / "linked.csv")
+    monkeypatch.chdir(other)
+    for path in (*own, Path("train_labels.csv"), tmp_path / "linked.csv"):
+        with pytest.raises(UserError, match="--groups: is one of the tables that are read"):
+            cli.main(["check-data", "--root", str(other), "--groups", str(path), "--force"])
+    with pytest.raises(UserError, match=r"--groups: expected the name of a \.csv file"):
+        cli.main(["check-data", "--root", str(other), "--groups", "train_images/000538be4ee0.jpg", "--force"])
+    assert {path: path.read_bytes() for path in sorted(other.glob("*.csv"))} == own
+    (tmp_path / "mine.csv").write_text("mine")
+    words = ["check-data", "--root", str(other), "--groups", str(tmp_path / "mine.csv")]
+    with pytest.raises(UserError, match="--groups: exists; it is not overwritten"):
+        cli.main(words)
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+    cli.main([*words, "--force"])
+    assert (tmp_path / "mine.csv").read_text().startswith("picture,taken,tags,look\n")
+    for _ in range(2):  # what it wrote beside the tables it may write again
+        cli.main(["check-data", "--root", str(other), "--groups", "groups.csv", "--force"])
+    assert find_files(other).section["train_csv"] == str(other / "train_labels.csv")
+
+
 def test_different_images_are_no_duplicates():
     """Two images of one hash that look different are told apart; plain ones are in no pair."""
     paths = sorted((DATA / "train").iterdir())[:400]

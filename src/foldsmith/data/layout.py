@@ -22,6 +22,7 @@ class Layout:
 
     section: dict[str, Any]
     warnings: list[str]
+    tables: list[Path]  # of the competition: without what `foldsmith check-data --groups` wrote beside them
 
 
 def find_files(root: Path) -> Layout:
@@ -57,7 +58,8 @@ def find_files(root: Path) -> Layout:
         warnings.append(f"{train_dir} holds training and test images; sample_submission.csv says which are the test's")
     if len(samples) > 1:
         warnings.append(f"{samples[0].name} is taken as the sample submission; also possible: {_listed(samples[1:])}")
-    return Layout(section, warnings)
+    own = [each for each in tables if each == path or not set(LOOKS) & set(read_csv(each, 0).columns)]
+    return Layout(section, warnings, own)
 
 
 def _listed(paths: Sequence[Path]) -> str:

@@ -195,6 +195,25 @@ def _duplicate_warnings(
     return lines
 
 
+def check_groups_path(path: Path, root: Path, force: bool) -> None:
+    """Refuse to write the groups over something: without `force` over any file, always over the competition's own.
+
+    Raises:
+        UserError: says which of the two.
+    """
+    if path.suffix.lower() != ".csv":
+        raise UserError("expected the name of a .csv file to write", file=path, key="--groups")
+    if not path.exists():
+        return
+    own = [each for each in (find_files(root).tables if root.is_dir() else []) if each.samefile(path)]
+    if own:
+        hint = "name a new file; foldsmith never writes over a competition's own"
+        raise UserError("is one of the tables that are read", file=path, key="--groups", hint=hint)
+    if not force:
+        hint = "take another name, or add --force"
+        raise UserError("exists; it is not overwritten", file=path, key="--groups", hint=hint)
+
+
 def write_groups(path: Path, found: Survey) -> dict[str, str]:
     """The label table with a column `look` that near-duplicates share; returns the keys that make a config use it."""
     sheet = read_csv(_config(found.section).data_path("train_csv"))

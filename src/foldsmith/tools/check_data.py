@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="of --root: also write the label table with a column that keeps near-duplicates in one fold, and use it",
     )
-    parser.add_argument("--force", action="store_true", help="replace --output where it exists")
+    parser.add_argument("--force", action="store_true", help="replace --output and --groups where they exist")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--cache", action="store_true", help="decode the images into the cache of data.cache, too")
     parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
@@ -46,11 +46,13 @@ def _survey(args: argparse.Namespace) -> None:
         raise UserError("goes with --config, whose geometry the cache has", key="--cache")
     from foldsmith.config import dump_yaml
     from foldsmith.config.starter import new_config_path
-    from foldsmith.data.survey import survey, write_groups
+    from foldsmith.data.survey import check_groups_path, survey, write_groups
 
     if args.num_folds < 2:
         raise UserError(f"expected at least 2, got {args.num_folds}", key="--num-folds")
     path = new_config_path(args.output, args.force) if args.output else None
+    if args.groups is not None:
+        check_groups_path(args.groups, args.root, args.force)
     found = survey(args.root, args.num_folds)
     print("\n".join(found.facts))
     for warning in found.warnings:
