@@ -45,7 +45,7 @@ def _survey(args: argparse.Namespace) -> None:
     if args.cache:
         raise UserError("goes with --config, whose geometry the cache has", key="--cache")
     from foldsmith.config import dump_yaml
-    from foldsmith.config.starter import new_config_path
+    from foldsmith.config.starter import new_config_path, train_command
     from foldsmith.data.survey import check_groups_path, survey, write_groups
 
     if args.num_folds < 2:
@@ -64,7 +64,7 @@ def _survey(args: argparse.Namespace) -> None:
         print(dump_yaml({"data": section}), end="")
         return
     _write_config(path, args.source, section, found.input_size)
-    print(f"{path}: written; try it: ./train.py --config {path} --smoke")
+    print(f"{path}: written; try it: {train_command(path)} --smoke")
 
 
 def _write_config(path: Path, source: str, section: dict[str, Any], input_size: int) -> None:
