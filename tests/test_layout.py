@@ -88,6 +88,15 @@ def test_a_sample_alone_is_no_label_table(tmp_path):
         lay(tmp_path, both(), sample_submission=table("id,label", ["a"], ids=TEST))
 
 
+def test_a_table_in_a_folder_below_is_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.csv").write_text(table("id,label", ["a"]))
+    with pytest.raises(UserError, match="holds no label table") as caught:
+        lay(tmp_path, both())
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(f"there is {tmp_path}/data/labels.csv: name its folder as --root")
+
+
 def test_one_folder_for_training_and_test_images_is_warned_of(tmp_path):
     found = lay(
         tmp_path,

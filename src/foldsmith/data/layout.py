@@ -31,14 +31,14 @@ def find_files(root: Path) -> Layout:
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv") and path.is_file())
     samples = sorted((path for path in tables if _is_sample(path)), key=lambda path: "sample" not in path.name.lower())
     others = [path for path in tables if path not in samples]
-    if not others or not folders:
-        what = "label table (.csv, .tsv)" if not others else "folder of images"
-        raise UserError(f"holds no {what}", file=root, hint=NAMES)
+    if not others:
+        raise UserError("holds no label table (.csv, .tsv)", file=root, hint=_where_tables_are(root))
+    if not folders:
+        raise UserError("holds no folder of images", file=root, hint=NAMES)
     names = _names_below(root, folders)
     found = _label_table(others, names)
     if found is None:
-        listed = ", ".join(path.name for path in others)
-        raise UserError(f"no column of {listed} names the images", file=root, hint="name the files in a config instead")
+        raise UserError(f"no column of {_listed(others)} names the images", file=root, hint=_first_of(others, folders))
     path, id_column, train_dir = found
     sheet, sample = read_csv(path), read_csv(samples[0], ROWS) if samples else None
     test_dir = _test_dir(sample, names, folders, train_dir)
@@ -64,6 +64,21 @@ def find_files(root: Path) -> Layout:
 
 def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths)
+
+
+def _where_tables_are(root: Path) -> str:
+    """The hint where a folder itself holds no table."""
+    below = sorted(path for depth in ("*/", "*/*/") for path in root.glob(f"{depth}*.[ct]sv"))
+    if below:
+        return f"there is {below[0]}: name its folder as --root, or the table in a config's data.train_csv"
+    return f"expected {NAMES} or the like; images in a folder a class need a table of ids and labels first"
+
+
+def _first_of(tables: list[Path], folders: list[Path]) -> str:
+    """The hint where ids and images do not agree: one of each."""
+    rows = read_csv(tables[0], 1).rows
+    first = f"the first row of {tables[0].name} is {rows[0]}" if rows else f"{tables[0].name} has no rows"
+    return f"{first}; an image is {min(images_in(folders[0]))}; an id is its name, with or without extension"
 
 
 def _is_sample(path: Path) -> bool:
