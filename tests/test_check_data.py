@@ -20,6 +20,8 @@ from foldsmith.data.layout import find_files
 from foldsmith.data.near_duplicates import groups_of_pairs, look, look_at, near_pairs
 from foldsmith.data.survey import suggest_size, survey, write_groups
 from foldsmith.errors import UserError
+from foldsmith.tools.check_data import fit_task
+from foldsmith.training.leaves import check_leaves
 from tests.conftest import DATA, ROOT
 
 
@@ -47,7 +49,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_other_names_are_found(other):
-    assert find_files(other) == {
+    assert find_files(other).section == {
         "root": str(other),
         "id_column": "picture",
         "task": "multilabel",
@@ -61,10 +63,10 @@ def test_other_names_are_found(other):
 
 def test_a_class_list_of_another_name(other):
     shutil.copy(DATA / "labels.csv", other / "classes.csv")
-    assert find_files(other)["labels_csv"] == str(other / "classes.csv")
+    assert find_files(other).section["labels_csv"] == str(other / "classes.csv")
     assert len(survey(other).table.classes.names) == 55
     (other / "classes.csv").write_text("id,name\n0,food\n")
-    assert "labels_csv" not in find_files(other)
+    assert "labels_csv" not in find_files(other).section
 
 
 def test_what_is_written_trains(other, tmp_path, capsys):
@@ -110,6 +112,29 @@ def test_planted_duplicates_are_found_and_kept_in_one_fold(other, tmp_path, caps
     with open(tmp_path / "folds.csv", encoding="utf-8", newline="") as file:
         fold_of = {row["id"]: row["fold"] for row in csv.DictReader(file)}
     assert all(fold_of[originals[number]] == fold_of[f"copy{number}.jpg"] for number in kept)
+
+
+def test_groups_overwrite_nothing_of_the_competition(other, tmp_path, monkeypatch):
+    shutil.copy(DATA / "labels.csv", other / "classes.csv")
+    own = {path: path.read_bytes() for path in sorted(other.glob("*.csv"))}
+    os.link(other / "classes.csv", tmp_path / "linked.csv")
+    monkeypatch.chdir(other)
+    for path in (*own, Path("train_labels.csv"), tmp_path / "linked.csv"):
+        with pytest.raises(UserError, match="--groups: is one of the tables that are read"):
+            cli.main(["check-data", "--root", str(other), "--groups", str(path), "--force"])
+    with pytest.raises(UserError, match=r"--groups: expected the name of a \.csv file"):
+        cli.main(["check-data", "--root", str(other), "--groups", "train_images/000538be4ee0.jpg", "--force"])
+    assert {path: path.read_bytes() for path in sorted(other.glob("*.csv"))} == own
+    (tmp_path / "mine.csv").write_text("mine")
+    words = ["check-data", "--root", str(other), "--groups", str(tmp_path / "mine.csv")]
+    with pytest.raises(UserError, match="--groups: exists; it is not overwritten"):
+        cli.main(words)
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+    cli.main([*words, "--force"])
+    assert (tmp_path / "mine.csv").read_text().startswith("picture,taken,tags,look\n")
+    for _ in range(2):  # what it wrote beside the tables it may write again
+        cli.main(["check-data", "--root", str(other), "--groups", "groups.csv", "--force"])
+    assert find_files(other).section["train_csv"] == str(other / "train_labels.csv")
 
 
 def test_different_images_are_no_duplicates():
@@ -216,8 +241,45 @@ def test_a_column_a_class_beside_other_columns(tmp_path):
     assert groups == {"train_csv": str(tmp_path / "groups.csv"), "group_column": "look"}
 
 
+def one_label_an_image(root: Path) -> Path:
+    """40 real images of one label each, with a sample submission."""
+    (root / "train").mkdir(parents=True)
+    (root / "test").mkdir()
+    lines = ["id,breed"]
+    for number, path in enumerate(sorted((DATA / "train").iterdir())[:40]):
+        os.symlink(path, root / "train" / path.name)
+        lines.append(f"{path.stem},{'cat' if number % 2 else 'dog'}")
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    test = sorted((DATA / "test").iterdir())[:5]
+    for path in test:
+        os.symlink(path, root / "test" / path.name)
+    (root / "sample_submission.csv").write_text("id,breed\n" + "".join(f"{path.stem},cat\n" for path in test))
+    return root
+
+
+def test_the_config_of_one_label_an_image_loads(tmp_path):
+    """From a multi-label experiment: its loss gives way, as do sampler, metric and the losses of its stages."""
+    root, path = one_label_an_image(tmp_path / "pets"), tmp_path / "pets.yml"
+    cli.main(["check-data", "--root", str(root), "--output", str(path), "--num-folds", "2"])
+    config = load_config(path, (), check_leaves)
+    assert (config.data.task, config.loss.name, config.metric) == ("multiclass", "cross_entropy", "accuracy")
+
+
+def test_a_task_keeps_what_fits_it():
+    focal = {"loss": {"name": "focal", "params": {"gamma": 1.0}}, "metric": "f1_macro"}
+    assert fit_task(focal, "multilabel") == focal
+    stages = {"train": {"sampler": {"name": "weighted"}, "stages": [{"loss": {"name": "bce"}}, {"epochs": 1}]}}
+    assert fit_task(focal | stages, "multiclass") == {
+        "loss": {"name": "cross_entropy"},
+        "metric": "f1_macro",
+        "train": stages["train"] | {"stages": [{"loss": {"name": "cross_entropy"}}, {"epochs": 1}]},
+    }
+    accuracy = {"loss": {"name": "cross_entropy"}, "metric": "accuracy", "train": {"sampler": {"name": "balanced"}}}
+    assert fit_task(accuracy, "multilabel") == {"loss": {"name": "bce"}, "metric": "f2", "train": {}}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["words", "columns"])
+@pytest.mark.parametrize("kind", ["words", "columns", "one"])
 def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, monkeypatch):
     """check-data, train.py, predict_oof.py, ensemble_search.py, ensemble_inference.py; nothing is edited."""
     root = other
@@ -225,6 +287,8 @@ def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, 
         root = column_a_class(tmp_path / "plants")
         rows = "".join(f"{path.stem};0.5;0.5;0.5\n" for path in sorted((root / "test").iterdir()))
         (root / "sample_submission.csv").write_text(f"image_name;person;animal;action\n{rows}")
+    if kind == "one":
+        root = one_label_an_image(tmp_path / "pets")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
     words = ["--root", str(root), "--output", "configs/mine.yml", "--from", "clipart_tiny", "--num-folds", "2"]
@@ -242,6 +306,8 @@ def test_a_newcomer_comes_from_the_files_to_a_submission(kind, other, tmp_path, 
     assert [line.split(mark)[0] for line in written] == [line.split(mark)[0] for line in sample]
     if kind == "columns":
         assert all(0 < float(value) < 1 for line in written[1:] for value in line.split(mark)[1:])
+    if kind == "one":
+        assert {line.split(",")[1] for line in written[1:]} <= {"cat", "dog"}
 
 
 def test_folders_that_hold_no_competition(tmp_path):

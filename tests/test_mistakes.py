@@ -209,6 +209,30 @@ def experiment_that_exists(folder: Path, chain: Chain) -> list[str]:
     return ["foldsmith", "new", "clipart_tiny"]
 
 
+@mistake
+def no_label_table(folder: Path, chain: Chain) -> list[str]:
+    (folder / "train").mkdir()
+    shutil.copy(DATA / "train" / "000538be4ee0.jpg", folder / "train")
+    return ["foldsmith", "check-data", "--root", str(folder)]
+
+
+@mistake
+def no_column_names_the_images(folder: Path, chain: Chain) -> list[str]:
+    (folder / "train.csv").write_text("id,labels\n1,cat\n2,dog\n")
+    return no_label_table(folder, chain)
+
+
+@mistake
+def groups_over_the_label_table(folder: Path, chain: Chain) -> list[str]:
+    (folder / "train.csv").write_text("id,labels\n000538be4ee0,cat\n")
+    return [*no_label_table(folder, chain), "--groups", str(folder / "train.csv"), "--force"]
+
+
+@mistake
+def loss_of_another_task(folder: Path, chain: Chain) -> list[str]:
+    return train(folder, "", "data.task=multiclass")
+
+
 def message_of(words: list[str], capsys: pytest.CaptureFixture) -> str:
     """What the user reads on stderr, and the exit code."""
     main = cli.main if words[0] == "foldsmith" else importlib.import_module(words[0].removesuffix(".py")).main

@@ -97,9 +97,20 @@ def test_new_goes_into_configs_and_overwrites_nothing(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     cli.main(["new", "mine", "--from", "a"])
     assert capsys.readouterr().out.startswith(
-        "configs/mine.yml: written; edit it, then ./train.py --config configs/mine"
+        "configs/mine.yml: written; edit it, then ./train.py --config mine.yml --smoke\n"
     )
+    text = (tmp_path / "configs" / "mine.yml").read_text()
+    assert text.startswith("# mine: say in a sentence"), "there is no schema.json here"
+    assert "#   ./train.py --config mine.yml --smoke " in text
+    (tmp_path / "configs" / "schema.json").write_text("{}")
+    cli.main(["new", "mine", "--from", "a", "--force"])
     assert (tmp_path / "configs" / "mine.yml").read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    capsys.readouterr()
+    cli.main(["new", "my folder/mine", "--from", "a"])
+    assert "then ./train.py --config 'my folder/mine.yml' --smoke" in capsys.readouterr().out
+    text = (tmp_path / "my folder" / "mine.yml").read_text()
+    assert "#   ./train.py --config 'my folder/mine.yml' --smoke " in text
+    assert text.startswith("# yaml-language-server: $schema=../configs/schema.json\n")
     with pytest.raises(UserError, match="exists; it is not overwritten"):
         cli.main(["new", "mine"])
     with pytest.raises(UserError, match="'my exp' is no name"):
@@ -107,3 +118,13 @@ def test_new_goes_into_configs_and_overwrites_nothing(tmp_path, monkeypatch, cap
     with pytest.raises(UserError, match="config 'nosuch' not found"):
         cli.main(["new", "other", "--from", "nosuch"])
     assert not (tmp_path / "configs" / "other.yml").exists()
+
+
+def test_new_outside_the_project_says_where_it_belongs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="config 'clipart_lite0' not found") as caught:
+        cli.main(["new", "mine"])
+    assert caught.value.hint.endswith(
+        f"; commands run in the project's folder, which has train.py and configs/: {tmp_path} has none"
+    )
+    assert list(tmp_path.iterdir()) == []

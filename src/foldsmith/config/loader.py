@@ -46,9 +46,10 @@ def find_config(path: str | Path) -> Path:
     for place in places:
         if os.path.isfile(place):  # Path.is_file raises on names that are too long
             return place
-    raise UserError(
-        f"config {str(path)!r} not found", hint="looked at " + ", ".join(str(place) for place in places), key="--config"
-    )
+    hint = "looked at " + ", ".join(str(place) for place in places)
+    if not os.path.isdir("configs"):
+        hint += f"; commands run in the project's folder, which has train.py and configs/: {Path.cwd()} has none"
+    raise UserError(f"config {str(path)!r} not found", hint=hint, key="--config")
 
 
 def read_with_bases(path: Path, chain: Sequence[Path] = ()) -> Document:

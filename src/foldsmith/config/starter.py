@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -31,30 +32,36 @@ def new_config_path(name: str, force: bool) -> Path:
     return path
 
 
-def write_starter(path: Path, source: str, schema: dict[str, Any], changes: dict[str, Any] | None = None) -> None:
+def train_command(path: Path) -> str:
+    """What trains the experiment of a file, from the project's folder."""
+    words = path.name if path.parent == Path("configs") else str(path)
+    return f"./train.py --config {shlex.quote(words)}"
+
+
+def write_starter(path: Path, source: str, schema: dict[str, Any], values: dict[str, Any] | None = None) -> None:
     """Write an experiment file that stands alone, begun from another one.
 
     Args:
         source: the experiment to begin from, found as `--config` is; its bases are folded in.
         schema: the JSON Schema, for the comments.
-        changes: sections, keys and values that replace those of the source.
+        values: what is written; by default what the source says.
     """
     found = find_config(source)
-    values = read_with_bases(found).values
-    for section, keys in (changes or {}).items():
-        values[section] = keys if section == "data" else values.get(section, {}) | keys
-    write_text(path, starter_text(path, found.name, values, schema))
+    write_text(path, starter_text(path, found.name, values or read_with_bases(found).values, schema))
 
 
 def starter_text(path: Path, source: str, values: dict[str, Any], schema: dict[str, Any]) -> str:
     """The file's text: head comment, then each section with a comment above each key."""
-    command = path.name if path.parent == Path("configs") else path
-    lines = [f"# yaml-language-server: $schema={_schema_path(path)}"]
+    command = train_command(path)
+    schema_file = Path("configs") / "schema.json"
+    lines = []
+    if schema_file.is_file():
+        lines += [f"# yaml-language-server: $schema={Path(os.path.relpath(schema_file, path.parent)).as_posix()}"]
     lines += [
         f"# {path.stem}: say in a sentence what it tries. Begun from {source}.",
         "#",
-        f"#   ./train.py --config {command} --smoke      # does it work at all?",
-        f"#   ./train.py --config {command}",
+        f"#   {command} --smoke      # does it work at all?",
+        f"#   {command}",
         "#",
         "# Expected: write the OOF score and the time here once it is trained.",
         "# All keys: docs/config.md.",
@@ -76,8 +83,3 @@ def starter_text(path: Path, source: str, values: dict[str, Any], schema: dict[s
 
 def _comment(text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ") if text else []
-
-
-def _schema_path(path: Path) -> str:
-    """configs/schema.json from where the new file lies."""
-    return Path(os.path.relpath(Path("configs") / "schema.json", path.parent)).as_posix()

@@ -51,7 +51,8 @@ def survey(root: Path, folds: int = 5) -> Survey:
     """
     if not root.is_dir():
         raise UserError("is no folder", file=root, key="--root")
-    section = find_files(root) | {"num_folds": folds}
+    layout = find_files(root)
+    section = layout.section | {"num_folds": folds}
     config = _config(section)
     table = read_table(config)
     train_paths = find_images(config.data_path("train_dir"), table.ids, config.data.image_extension)
@@ -65,6 +66,7 @@ def survey(root: Path, folds: int = 5) -> Survey:
     groups = groups_of_pairs(len(table), within)
     facts = [f"{root}: {table.words}, task {config.data.task}", *_facts(train, test), f"suggested input_size {size}"]
     warnings = [
+        *layout.warnings,
         *_sample_warnings(config, test_paths),
         *_table_warnings(config, table),
         *_image_warnings(table, train, test_paths, test),
@@ -191,6 +193,25 @@ def _duplicate_warnings(
         listed = "; ".join(f"{table.ids[row]} = {test_paths[position].stem}" for row, position in across[:5])
         lines.append(f"{len(across)} pairs of near-duplicates between training and test images: {listed}")
     return lines
+
+
+def check_groups_path(path: Path, root: Path, force: bool) -> None:
+    """Refuse to write the groups over something: without `force` over any file, always over the competition's own.
+
+    Raises:
+        UserError: says which of the two.
+    """
+    if path.suffix.lower() != ".csv":
+        raise UserError("expected the name of a .csv file to write", file=path, key="--groups")
+    if not path.exists():
+        return
+    own = [each for each in (find_files(root).tables if root.is_dir() else []) if each.samefile(path)]
+    if own:
+        hint = "name a new file; foldsmith never writes over a competition's own"
+        raise UserError("is one of the tables that are read", file=path, key="--groups", hint=hint)
+    if not force:
+        hint = "take another name, or add --force"
+        raise UserError("exists; it is not overwritten", file=path, key="--groups", hint=hint)
 
 
 def write_groups(path: Path, found: Survey) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """`foldsmith check-data`: a look at the files before anything is trained."""
 
 import argparse
+import copy
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from foldsmith.errors import UserError
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="of --root: also write the label table with a column that keeps near-duplicates in one fold, and use it",
     )
-    parser.add_argument("--force", action="store_true", help="replace --output where it exists")
+    parser.add_argument("--force", action="store_true", help="replace --output and --groups where they exist")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the config")
     parser.add_argument("--cache", action="store_true", help="decode the images into the cache of data.cache, too")
     parser.add_argument("--all", action="store_true", help="name every unusual image (gray, CMYK ...), not the first 3")
@@ -43,13 +45,14 @@ def _survey(args: argparse.Namespace) -> None:
     if args.cache:
         raise UserError("goes with --config, whose geometry the cache has", key="--cache")
     from foldsmith.config import dump_yaml
-    from foldsmith.config.starter import new_config_path, write_starter
-    from foldsmith.data.survey import survey, write_groups
-    from foldsmith.tools.schema import foldsmith_schema
+    from foldsmith.config.starter import new_config_path, train_command
+    from foldsmith.data.survey import check_groups_path, survey, write_groups
 
     if args.num_folds < 2:
         raise UserError(f"expected at least 2, got {args.num_folds}", key="--num-folds")
     path = new_config_path(args.output, args.force) if args.output else None
+    if args.groups is not None:
+        check_groups_path(args.groups, args.root, args.force)
     found = survey(args.root, args.num_folds)
     print("\n".join(found.facts))
     for warning in found.warnings:
@@ -60,9 +63,45 @@ def _survey(args: argparse.Namespace) -> None:
     if path is None:
         print(dump_yaml({"data": section}), end="")
         return
-    changes = {"data": section, "model": {"input_size": found.input_size}}
-    write_starter(path, args.source, foldsmith_schema(), changes)
-    print(f"{path}: written; try it: ./train.py --config {path} --smoke")
+    _write_config(path, args.source, section, found.input_size)
+    print(f"{path}: written; try it: {train_command(path)} --smoke")
+
+
+def _write_config(path: Path, source: str, section: dict[str, Any], input_size: int) -> None:
+    from foldsmith.config import find_config, load_config
+    from foldsmith.config.loader import read_with_bases
+    from foldsmith.config.starter import write_starter
+    from foldsmith.tools.schema import foldsmith_schema
+    from foldsmith.training.leaves import check_leaves
+
+    values = read_with_bases(find_config(source)).values
+    values |= {"data": section, "model": values.get("model", {}) | {"input_size": input_size}}
+    write_starter(path, source, foldsmith_schema(), fit_task(values, section["task"]))
+    load_config(path, (), check_leaves)  # what train.py would refuse is said here
+
+
+def fit_task(values: dict[str, Any], task: str) -> dict[str, Any]:
+    """An experiment in which loss, metric and sampler that are for another task give way to the task's usual ones."""
+    from foldsmith.data.sampling import SAMPLERS
+    from foldsmith.losses import LOSSES, task_of
+    from foldsmith.metrics import find_metric
+
+    loss, metric = ("cross_entropy", "accuracy") if task == "multiclass" else ("bce", "f2")
+    fitted = copy.deepcopy(values)
+    train = fitted.get("train", {})
+    for part in (fitted, *train.get("stages", [])):
+        name = (part.get("loss") or {}).get("name")
+        if name in LOSSES and task_of(LOSSES[name]) != task:
+            part["loss"] = {"name": loss}
+    for part in (train, *train.get("stages", [])):
+        name = (part.get("sampler") or {}).get("name")
+        if name in SAMPLERS and task not in SAMPLERS[name].tasks:
+            del part["sampler"]
+    try:
+        find_metric(fitted.get("metric", metric), task)
+    except UserError:
+        fitted["metric"] = metric
+    return fitted
 
 
 def _check(args: argparse.Namespace) -> None:

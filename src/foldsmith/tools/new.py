@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from foldsmith.config.starter import new_config_path, write_starter
+    from foldsmith.config.starter import new_config_path, train_command, write_starter
     from foldsmith.tools.schema import foldsmith_schema
 
     path = new_config_path(args.name, args.force)
     write_starter(path, args.source, foldsmith_schema())
-    print(f"{path}: written; edit it, then ./train.py --config {path} --smoke")
+    print(f"{path}: written; edit it, then {train_command(path)} --smoke")
