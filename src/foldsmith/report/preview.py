@@ -22,6 +22,7 @@ from foldsmith.training.stages import stages_of
 INCHES = 1.5  # of a picture on the page
 NAMES = 4  # labels that are written out
 LETTERS = 22  # in a line of them
+TITLE_LETTERS = 17  # of the title, over a picture
 ESCAPED = "no installed font has some letters of the labels: their tokens or codes are written instead"
 
 
@@ -123,7 +124,8 @@ def _write(
 
     columns = len(rows[0])
     height, width = rows[0][0].shape[:2]
-    size = (INCHES * (columns + 1), INCHES * height / width * len(rows) + 0.7 + 0.15 * len(notes))
+    lines = [line for note in notes for line in wrap(note, TITLE_LETTERS * (columns + 1))]
+    size = (INCHES * (columns + 1), INCHES * height / width * len(rows) + 0.7 + 0.15 * len(lines))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), columns + 1, squeeze=False)
     titles = ["labels", f"inference\n{geometry}", *(f"epoch {epoch}" for epoch in range(1, columns))]
@@ -138,7 +140,7 @@ def _write(
             axes.set(xticks=[], yticks=[])
         for side in line[1].spines.values():
             side.set(color="tab:blue", linewidth=2)
-    title = "\n".join([f"{name}: {height} x {width} pixels", *notes]).replace("$", r"\$")
+    title = "\n".join([f"{name}: {height} x {width} pixels", *lines]).replace("$", r"\$")
     figure.suptitle(title, fontsize=10, fontfamily=fonts)
     write_figure(path, figure, 110)
 
