@@ -349,7 +349,7 @@ def long(content, tmp_path_factory) -> Path:
     for line in content["leaderboard"]:
         line |= {"train_speed": 1234.0, "predict_speed": 2345.0, "seconds": 130_000.0, "epochs": 12.5}
         if line["kind"] == "blend":
-            line |= {"min_labels": 1, "max_labels": 3}
+            line |= {"min_labels": 1, "max_labels": 3, "single_is_better": True}
         else:
             line["differs"] = {"model.arch": "se_resnext101_32x4d", "train.learning_rate": 0.0003} | {
                 f"augmentations.key_{number}": [288, 288] for number in range(6)
@@ -371,6 +371,8 @@ def test_tables_fit_the_page_with_long_names(browser, long):
         ".filter((box) => box.right > frame.right || box.left < frame.left).length"
     )
     assert len(browser.find_elements(By.CSS_SELECTOR, "#leaderboard .tag")) >= 26
+    marks = [each.text for each in browser.find_elements(By.CSS_SELECTOR, "#leaderboard .tag.false")]
+    assert marks == ["held out, the best single is better"]
     for width in (1280, 390):
         show(browser, long, width, "light")
         assert browser.execute_script(cut) == 0, f"a tag is cut through at {width}"

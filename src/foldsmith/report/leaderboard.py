@@ -21,6 +21,7 @@ PLACES = ("data.root", "data.train_csv", "data.train_dir", "data.test_dir", "dat
 
 HEADINGS = ["", "experiment", "metric", "score", "held out", "95 %", "validation", "threshold", "epochs", "time"]
 HEADINGS += ["train/s", "predict/s", "differs in"]
+SINGLE = "(held out, the best single is better)"
 WAITING = "\nnot predicted yet: no place; by validation score, that of the best epochs at their own best thresholds"
 
 
@@ -49,6 +50,7 @@ class Line:
     device: str = ""
     differs: dict[str, Any] = field(default_factory=dict)  # keys whose values are not the same in all experiments
     weights: dict[str, float] = field(default_factory=dict)  # of a blend's members
+    single_is_better: bool = False  # held out, the best member alone beats the blend
 
 
 def leaderboard(found: Found, judged: Mapping[str, Judged], targets: Mapping[str, Any]) -> list[Line]:
@@ -153,6 +155,7 @@ def _blend(name: str, ensemble: Ensemble, found: Found) -> Line:
         seconds=sum(time for time in times if time) if all(times) else None,
         predict_speed=1 / sum(1 / speed for speed in speeds if speed) if all(speeds) else None,
         weights={member.name: member.weight for member in ensemble.members},
+        single_is_better=ensemble.single_is_better(),
     )
 
 
@@ -231,7 +234,8 @@ def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def _words(line: Line) -> str:
     if line.kind == "blend":
-        return "  ".join(f"{name}={weight:.4f}" for name, weight in line.weights.items())
+        weights = [f"{name}={weight:.4f}" for name, weight in line.weights.items()]
+        return "  ".join([*weights, *([SINGLE] if line.single_is_better else [])])
     differs = "  ".join(f"{key}={_value(value)}" for key, value in line.differs.items())
     return differs if line.score is not None else f"{line.folds}  {differs}"
 

@@ -37,7 +37,8 @@ function showLeaderboard() {
 function details(words, line) {
   const what = (text) => el("span", { class: "what", text });
   const parts = [line.score === null ? what(line.folds) : null, words.length ? what(line.kind === "blend" ? "weights" : "differs in") : null];
-  return parts.some(Boolean) ? el("div", {}, ...parts, tags(words)) : null;
+  const warning = line.single_is_better ? el("span", { class: "tag false", text: "held out, the best single is better" }) : null;
+  return parts.some(Boolean) ? el("div", {}, ...parts, tags(words), warning) : null;
 }
 function heldOut(value, line) {
   const spread = line.low === null ? null : el("span", { class: "spread interval", text: `${line.low.toFixed(4)}\u00a0… ${line.high.toFixed(4)}` });
