@@ -400,6 +400,7 @@ def test_a_terminal_s_leaderboard_keeps_to_its_width(chain, capsys, monkeypatch)
     for width in (60, 80, 100, 140):
         rows = as_text(lines, width).splitlines()
         assert max(map(len, rows)) <= width and WAITING.strip() in " ".join(rows)
+        assert not any(row.startswith(" not") for row in rows)
         flat = words(" ".join(rows).replace("\n", " "))
         (a,) = [line for line in lines if line.name == name]
         for text in (
@@ -421,7 +422,7 @@ def test_the_leaderboard_shows_whole_numbers_as_a_config_has_them(chain):
     line = judge_runs([chain.runs])[0][0]
     differs = {"train.num_epochs": 2.0, "train.cutmix": None, "scale": [0.5, 1.0], "train.compile": True}
     row = as_text([replace(line, differs=differs)]).splitlines()[1]
-    assert row.endswith("train.num_epochs=2  train.cutmix=null  scale=[0.5, 1]  train.compile=true")
+    assert row.endswith("train.num_epochs=2  train.cutmix=null  scale=[0.5,1]  train.compile=true")
 
 
 def test_what_is_not_predicted_yet_has_no_place_among_out_of_fold_scores(tmp_path, capsys):

@@ -186,7 +186,7 @@ def as_text(lines: Sequence[Line], width: int | None = None) -> str:
         padded = [text.ljust(size) if column in left else text.rjust(size) for column, (text, size) in enumerate(cells)]
         table.append("\n".join(["  ".join(padded).rstrip(), *(_below(row, count, width) if width else [])]))
     if waiting:
-        said = WAITING if width is None else "\n" + "\n".join(wrap(WAITING, width))
+        said = WAITING if width is None else "\n" + "\n".join(wrap(WAITING.strip(), width))
         table.insert(len(ranked) + 1, said if ranked else said.lstrip("\n"))
     return "\n".join(table)
 
@@ -242,7 +242,7 @@ def _words(line: Line) -> str:
 
 def _value(value: Any) -> str:
     """A config's value as its file has it: 2 for the float 2.0."""
-    return value if isinstance(value, str) else json.dumps(_whole(value), ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(_whole(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def _whole(value: Any) -> Any:
