@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ensemble_search
+from foldsmith import cli
 from foldsmith.ensemble import entries, fit, honest, optimizers
 from foldsmith.ensemble.file import blend, read_ensemble
 from foldsmith.ensemble.fit import pose
@@ -18,6 +19,7 @@ from foldsmith.ensemble.optimizers import METHODS, run
 from foldsmith.ensemble.thresholds import Rule, groups_of
 from foldsmith.errors import UserError
 from foldsmith.metrics import best_fbeta, decide, fbeta, find_metric, image_fbeta
+from foldsmith.report.leaderboard import SINGLE
 from tests.synthetic import multiclass_members, random_members, write_runs
 
 FAST = ["--seconds", "3"]
@@ -148,6 +150,38 @@ def test_held_out_scores_are_of_what_was_fitted_without_the_fold(tmp_path):
         rows[inside] = image_fbeta(probabilities[inside] > np.float32(threshold), targets[inside])
     low, high = ensemble.uniform_interval
     assert low < rows.mean() < high and high - low == pytest.approx(4 * rows.std() / np.sqrt(len(rows)), rel=0.1)
+
+
+def test_a_member_that_alone_is_better_held_out_is_named(tmp_path, capsys):
+    """One good member and three that know little, of 60 images: weights fitted to so few do harm."""
+    rng = np.random.default_rng(0)
+    targets = rng.random((60, 8)) < 0.2
+    good = 1 / (1 + np.exp(3 - 4 * targets - 1.5 * rng.standard_normal(targets.shape)))
+    weak = [1 / (1 + np.exp(2 - 0.6 * targets - 1.5 * rng.standard_normal(targets.shape))) for _ in range(3)]
+    members = [each.astype(np.float32) for each in (weak[0], good, *weak[1:])]
+    ensemble = searched(tmp_path, members, targets)
+    rows, fold_of = np.zeros(60), np.arange(60) % 3
+    for fold in range(3):
+        inside = fold_of == fold
+        threshold = best_fbeta(members[1][~inside], targets[~inside]).threshold
+        rows[inside] = image_fbeta(members[1][inside] > np.float32(threshold), targets[inside])
+    assert ensemble.nested_single_score == pytest.approx(rows.mean(), abs=1e-9)
+    assert ensemble.nested_score < rows.mean() and len(ensemble.members) > 1 and ensemble.single_is_better()
+    said = (
+        "Member m1 alone is better held out: on images that neither was fitted to, the best single scores "
+        f"{rows.mean():.5f}, the blend {ensemble.nested_score:.5f}."
+    )
+    text = capsys.readouterr().out
+    assert said in text.splitlines() and "Equal weights are as good a choice" not in text
+    cli.main(["leaderboard", str(tmp_path), str(tmp_path / "best.yml")])
+    marked = [row.split()[1] for row in capsys.readouterr().out.splitlines() if row.endswith(SINGLE)]
+    assert marked == ["best"]
+    # Of log_loss the smaller is better; a file of before, or of one member, says nothing.
+    loss = ensemble.model_copy(update={"metric": "log_loss"})
+    assert not loss.single_is_better()
+    assert loss.model_copy(update={"nested_single_score": 0.1}).single_is_better()
+    for update in ({"nested_single_score": None}, {"members": ensemble.members[:1]}):
+        assert not ensemble.model_copy(update=update).single_is_better()
 
 
 def test_a_blend_that_is_not_clearly_better_says_so(tmp_path, capsys):

@@ -7,7 +7,9 @@ import pytest
 
 from foldsmith import cli
 from foldsmith.errors import UserError
-from foldsmith.report.noise import label_issues
+from foldsmith.report.collect import collect
+from foldsmith.report.gallery import SHOWN
+from foldsmith.report.noise import KINDS, label_issues
 from tests.conftest import Chain
 from tests.synthetic import multiclass_members, random_members, write_runs
 from tests.test_chain import csv_rows
@@ -82,3 +84,20 @@ def test_real_predictions_give_names_of_the_class_list(chain, tmp_path):
     assert sum(row["kind"] == "missing" for row in rows) == 50
     with pytest.raises(UserError, match="--most: expected a whole number above 0, got 0"):
         cli.main(["label-issues", str(chain.runs / "a"), "--most", "0"])
+
+
+def test_the_csv_and_the_report_name_the_same_issues_in_the_same_order(chain, tmp_path):
+    galleries = collect([chain.runs])["galleries"]
+    orders = []
+    for name in ("a", "b"):
+        output = tmp_path / f"{name}.csv"
+        cli.main(["label-issues", str(chain.runs / name), "--output", str(output)])
+        rows = csv_rows(output)
+        for kind in KINDS:
+            listed = [(row["id"], row["name"], float(row["probability"])) for row in rows if row["kind"] == kind]
+            cards = [(card["id"], card["label"], card["probability"]) for card in galleries[name][kind]]
+            assert len(cards) == min(SHOWN, len(listed)) > 0
+            assert [card[:2] for card in cards] == [issue[:2] for issue in listed[: len(cards)]], (name, kind)
+            np.testing.assert_allclose([card[2] for card in cards], [row[2] for row in listed[: len(cards)]], atol=6e-4)
+            orders.append([card[:2] for card in cards])
+    assert all(order not in orders[:number] for number, order in enumerate(orders)), "each model has lists of its own"

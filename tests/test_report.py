@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -372,6 +373,56 @@ def test_leaderboard_and_report_as_commands(chain, tmp_path, capsys):
     page = (tmp_path / "report.html").read_bytes()
     cli.main(["report", str(chain.runs), "--output", str(tmp_path / "report.html")])
     assert (tmp_path / "report.html").read_bytes() == page
+
+
+def test_a_nan_in_a_run_s_numbers_is_a_gap_in_the_report(tmp_path):
+    members, targets = random_members(0, count=2, rows=90)
+    write_runs(tmp_path, members, targets)
+    for name in ("metrics", "timings"):
+        file = tmp_path / "m0" / "fold0" / f"{name}.csv"
+        file.parent.mkdir(exist_ok=True)
+        heads = {"metrics": "epoch,stage,train_loss,f2", "timings": "epoch,stage,train_seconds,train_images_per_second"}
+        file.write_text(heads[name] + "\n1,1,0.5,0.25\n2,1,nan,nan\n3,1,inf,-inf\n")
+    cli.main(["report", str(tmp_path), "--output", str(tmp_path / "r.html")])
+    content = collect([tmp_path])
+    (fold,) = content["curves"][0]["folds"]
+    assert fold["train_loss"] == [0.5, None, None] and fold["score"] == [0.25, None, None]
+    (line,) = [each for each in content["leaderboard"] if each["name"] == "m0"]
+    assert (line["validation_score"], line["seconds"], line["train_speed"]) == (0.25, 0.5, 0.25)
+
+
+def test_a_terminal_s_leaderboard_keeps_to_its_width(chain, capsys, monkeypatch):
+    lines = judge_runs([chain.runs, chain.ensemble])[0]
+    name = "imet_seresnext101_288"
+    lines = [replace(line, name=name if line.name == "a" else line.name) for line in lines]
+    lines[0] = replace(lines[0], min_labels=1, max_labels=3)
+    lines.append(replace(lines[-1], name="c", score=None, place=None, folds="1/2 begun, 0/2 predicted"))
+    for width in (60, 80, 100, 140):
+        rows = as_text(lines, width).splitlines()
+        assert max(map(len, rows)) <= width and WAITING.strip() in " ".join(rows)
+        assert not any(row.startswith(" not") for row in rows)
+        flat = words(" ".join(rows).replace("\n", " "))
+        (a,) = [line for line in lines if line.name == name]
+        for text in (
+            f"{a.low:.4f} .. {a.high:.4f}",
+            f"{a.validation_score:.4f}",
+            "at least 1, at most 3",
+            "loss.name=bce",
+        ):
+            assert text in flat, (width, text)
+    assert "predict/s" in as_text(lines, 160).splitlines()[0] and "differs in" not in as_text(lines, 160)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["leaderboard", str(chain.runs), str(chain.ensemble)])
+    text = capsys.readouterr().out.splitlines()
+    assert max(map(len, text)) <= 80 and "    loss.name=bce  train.seed=0" in text
+
+
+def test_the_leaderboard_shows_whole_numbers_as_a_config_has_them(chain):
+    line = judge_runs([chain.runs])[0][0]
+    differs = {"train.num_epochs": 2.0, "train.cutmix": None, "scale": [0.5, 1.0], "train.compile": True}
+    row = as_text([replace(line, differs=differs)]).splitlines()[1]
+    assert row.endswith("train.num_epochs=2  train.cutmix=null  scale=[0.5,1]  train.compile=true")
 
 
 def test_what_is_not_predicted_yet_has_no_place_among_out_of_fold_scores(tmp_path, capsys):

@@ -62,10 +62,15 @@ def test_one_bar_a_fold_with_loss_score_speed_and_time_left(small, tmp_path, mon
         assert all(text.startswith(f"clipart_tiny fold {fold} ") for text in shown) and len(shown) > 5
         done = [float(re.search(r"epoch (\d\.\d)/2 ", text)[1]) for text in shown]
         assert done == sorted(done) and done[-1] == 2.0, "one bar, which only moves on"
-        f2 = csv_rows(tmp_path / "runs" / "clipart_tiny" / f"fold{fold}" / "metrics.csv")[0]["f2"]
-        last = [text for text in shown if "f2=" in text][-1]
+        rows = csv_rows(tmp_path / "runs" / "clipart_tiny" / f"fold{fold}" / "metrics.csv")
+        assert rows[0]["f2"] != rows[1]["f2"] and rows[0]["train_loss"] != rows[1]["train_loss"]
+        for row in rows:
+            ended = rf"loss={float(row['train_loss']):.4f}, images/s=\d+, f2={float(row['f2']):.4f}\]"
+            line = [text for text in shown if f"epoch {row['epoch']}.0/2" in text][-1]
+            assert re.search(ended, line), "the bar of an epoch that has ended shows its own mean loss and score"
+        last = [text for text in shown if text.strip()][-1]
+        assert "epoch 2.0/2" in last
         assert re.search(r" \d+%\|.*\| epoch \d\.\d/2 \[\d\d:\d\d<\d\d:\d\d, ", last)
-        assert re.search(r"images/s=\d+", last) and re.search(r"loss=\d\.\d{4}", last) and f"f2={float(f2):.4f}" in last
         assert (tmp_path / "runs" / "clipart_tiny" / f"fold{fold}" / "train.log").stat().st_size > 0
     assert "validation" not in "".join(written), "validation has no bar of its own"
 

@@ -17,10 +17,10 @@ from foldsmith.config.schema import Section
 from foldsmith.config.validate import schema_problems
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.files import sha256_json, write_text
-from foldsmith.metrics import Probabilities
+from foldsmith.metrics import Probabilities, find_metric
 
 FORMAT: Literal["foldsmith-ensemble-1"] = "foldsmith-ensemble-1"
-
+SMALLEST_GAIN = 1e-5  # of a score; scores are printed with five digits
 
 Merge = Literal["mean", "logits", "max", "geometric"]
 
@@ -66,6 +66,7 @@ class Ensemble(Section):
     metric: str
     score: float
     nested_score: float = Field(description="weights and threshold fitted without the fold that is scored")
+    nested_single_score: float | None = Field(None, description="of the best member alone, chosen without the fold")
     uniform_score: float
     best_single_score: float
     score_interval: list[float] | None = Field(None, description="95 % of resamples of the images, held-out scores")
@@ -87,6 +88,13 @@ class Ensemble(Section):
         None, description="of all else but `deploy`, as the search wrote it; leave it out of a file that you edit"
     )
     deploy: Deploy | None = Field(None, exclude=True, description="of its kernel (docs/deploy.md)")
+
+    def single_is_better(self) -> bool:
+        """Whether held out, on images that neither was fitted to, the best member alone beats this blend of several."""
+        if self.nested_single_score is None or len(self.members) == 1:
+            return False
+        gain = self.nested_single_score - self.nested_score
+        return (gain if find_metric(self.metric, self.task).larger_is_better else -gain) > SMALLEST_GAIN
 
     @model_validator(mode="after")
     def _consistent(self) -> "Ensemble":

@@ -57,6 +57,7 @@ def describe(
         metric=problem.metric.name,
         score=natural(report.score),
         nested_score=held.nested["blend"],
+        nested_single_score=held.nested["single"],
         uniform_score=natural(report.uniform.score),
         best_single_score=natural(max(point.score for point in report.singles)),
         score_interval=held.intervals["blend"],
@@ -160,12 +161,26 @@ def print_report(problem: Problem, report: Report, ensemble: Ensemble, path: Pat
         f"held out, the blend beats equal weights in {held.beats['uniform']:.1%} of resamples, "
         f"the best single in {held.beats['single']:.1%}"
     )
-    if held.sentence() and len(names) > 1:
-        print(held.sentence())
+    print("".join(f"{sentence}\n" for sentence in _advice(problem, report, ensemble)), end="")
     if ensemble.hours is not None:
         listed = ", ".join(f"{member.name} {len(member.weights)} folds" for member in ensemble.members)
         print(f"predicted: {ensemble.hours:.2f} hours ({listed})")
     print(f"written: {path} and {path.with_suffix('.png')}")
+
+
+def _advice(problem: Problem, report: Report, ensemble: Ensemble) -> list[str]:
+    """What to think of the blend, in sentences that don't contradict each other."""
+    names, held = [member.name for member in problem.data.members], report.worth
+    sign = 1 if problem.metric.larger_is_better else -1
+    equal = [held.sentence()] if held.sentence() and len(names) > 1 else []
+    if not ensemble.single_is_better():
+        return equal
+    best = names[int(np.argmax([point.score for point in report.singles]))]
+    single = (
+        f"Member {best} alone is better held out: on images that neither was fitted to, the best single scores "
+        f"{held.nested['single']:.5f}, the blend {held.nested['blend']:.5f}."
+    )
+    return [single] if sign * (held.nested["single"] - held.nested["uniform"]) > 0 else [single, *equal]
 
 
 def draw_report(path: Path, problem: Problem, report: Report) -> None:

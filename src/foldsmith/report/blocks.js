@@ -38,8 +38,10 @@ function breakable(name) {
   return el("span", {}, ...name.split(/(?<=[_./:-])(?=\w)/).flatMap((part) => [part, el("wbr")]));
 }
 
-// ---- tables: a click or Enter on a heading sorts; empty cells stay last in both directions
-function table(caption, columns, rows, { sort = null, filter = null, head = 0 } = {}) {
+// ---- tables: a click or Enter on a heading sorts; empty cells stay last in both directions. A column that is
+// `below` has no heading: it is a second line of each row, as wide as the table.
+function table(caption, allColumns, rows, { sort = null, filter = null, head = 0 } = {}) {
+  const columns = allColumns.filter((column) => !column.below), below = allColumns.find((column) => column.below);
   const body = el("tbody");
   const count = el("span", { class: "count", role: "status" });
   const headings = columns.map((column, index) => {
@@ -50,15 +52,18 @@ function table(caption, columns, rows, { sort = null, filter = null, head = 0 } 
   });
   let sorted = null, down = false, words = "";
   const lines = rows.map((row) => {
+    const more = below ? below.show(row[below.key], row) : null;
     const cells = columns.map((column, index) => {
       const value = row[column.key];
       const cell = el(index === head ? "th" : "td", { scope: index === head ? "row" : null,
+        rowspan: more && index === head ? 2 : null,
         class: [column.number ? "num" : "", column.wide ? "wide" : ""].join(" ").trim() || null });
       cell.append(column.show ? column.show(value, row) : index === head ? breakable(plain(value)) : plain(value));
       return cell;
     });
-    const text = columns.filter((column) => !column.number).map((column) => plain(row[column.key])).join(" ").toLowerCase();
-    return { row, node: el("tr", {}, ...cells), text };
+    const second = more ? [el("tr", { class: "below" }, el("td", { colspan: columns.length - 1 }, more))] : [];
+    const text = allColumns.filter((column) => !column.number).map((column) => plain(row[column.key])).join(" ").toLowerCase();
+    return { row, nodes: [el("tr", {}, ...cells), ...second], text };
   });
   function order(index, first) {
     const column = columns[index];
@@ -77,7 +82,7 @@ function table(caption, columns, rows, { sort = null, filter = null, head = 0 } 
   function draw() {
     const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
     const shown = lines.filter((line) => wanted.every((word) => line.text.includes(word)));
-    body.replaceChildren(...shown.map((line) => line.node));
+    body.replaceChildren(...shown.flatMap((line) => line.nodes));
     count.textContent = `${shown.length} of ${lines.length}`;
   }
   const tools = [];

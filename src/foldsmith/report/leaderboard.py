@@ -1,8 +1,10 @@
 """The table of experiments and blends: score with interval, held-out score, time, and which keys differ."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ PLACES = ("data.root", "data.train_csv", "data.train_dir", "data.test_dir", "dat
 
 HEADINGS = ["", "experiment", "metric", "score", "held out", "95 %", "validation", "threshold", "epochs", "time"]
 HEADINGS += ["train/s", "predict/s", "differs in"]
+SINGLE = "(held out, the best single is better)"
 WAITING = "\nnot predicted yet: no place; by validation score, that of the best epochs at their own best thresholds"
 
 
@@ -47,6 +50,7 @@ class Line:
     device: str = ""
     differs: dict[str, Any] = field(default_factory=dict)  # keys whose values are not the same in all experiments
     weights: dict[str, float] = field(default_factory=dict)  # of a blend's members
+    single_is_better: bool = False  # held out, the best member alone beats the blend
 
 
 def leaderboard(found: Found, judged: Mapping[str, Judged], targets: Mapping[str, Any]) -> list[Line]:
@@ -151,6 +155,7 @@ def _blend(name: str, ensemble: Ensemble, found: Found) -> Line:
         seconds=sum(time for time in times if time) if all(times) else None,
         predict_speed=1 / sum(1 / speed for speed in speeds if speed) if all(speeds) else None,
         weights={member.name: member.weight for member in ensemble.members},
+        single_is_better=ensemble.single_is_better(),
     )
 
 
@@ -162,23 +167,44 @@ def differing_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return {name: {key: values[key] for key in different if key in values} for name, values in flat.items()}
 
 
-def as_text(lines: Sequence[Line]) -> str:
-    """The leaderboard for the terminal: the ranked models, then those that are not predicted yet."""
+def as_text(lines: Sequence[Line], width: int | None = None) -> str:
+    """The leaderboard for the terminal: the ranked models, then those that are not predicted yet.
+
+    Args:
+        width: of the terminal, in letters: the columns that do not fit it, and always the keys that differ, then stand
+            on indented lines below each model. None: one line a model, however long.
+    """
     ranked = [line for line in lines if line.score is not None]
     waiting = [line for line in lines if line.score is None]
     rows = [HEADINGS, *map(_cells, (*ranked, *waiting))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    left = {HEADINGS.index(heading) for heading in ("experiment", "metric")} | {len(widths) - 1}
-    table = [
-        "  ".join(
-            text.ljust(width) if column in left else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    count = len(widths) if width is None else _fitting(widths[:-1], width)
+    left = {HEADINGS.index(heading) for heading in ("experiment", "metric")} | {len(HEADINGS) - 1}
+    table = []
+    for row in rows:
+        cells = zip(row[:count], widths, strict=False)
+        padded = [text.ljust(size) if column in left else text.rjust(size) for column, (text, size) in enumerate(cells)]
+        table.append("\n".join(["  ".join(padded).rstrip(), *(_below(row, count, width) if width else [])]))
     if waiting:
-        table.insert(len(ranked) + 1, WAITING if ranked else WAITING.lstrip("\n"))
+        said = WAITING if width is None else "\n" + "\n".join(wrap(WAITING.strip(), width))
+        table.insert(len(ranked) + 1, said if ranked else said.lstrip("\n"))
     return "\n".join(table)
+
+
+def _fitting(widths: Sequence[int], width: int) -> int:
+    """How many columns fit, at least the place and the name."""
+    ends = np.cumsum(widths) + 2 * np.arange(len(widths))
+    return max(2, int((ends <= width).sum()))
+
+
+def _below(row: list[str], count: int, width: int) -> list[str]:
+    """The cells after the first `count`, each with its heading, and the keys that differ, as lines of the terminal."""
+    if row is HEADINGS:
+        return []
+    pairs = zip(HEADINGS[count:-1], row[count:-1], strict=True)
+    texts = [", ".join(f"{heading} {text}" for heading, text in pairs if text != "-"), row[-1]]
+    style: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    ", "break_on_hyphens": False}
+    return [line for text in texts for line in wrap(text, max(width, 24), **style)]
 
 
 def _cells(line: Line) -> list[str]:
@@ -208,9 +234,21 @@ def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def _words(line: Line) -> str:
     if line.kind == "blend":
-        return "  ".join(f"{name}={weight:.4f}" for name, weight in line.weights.items())
-    differs = "  ".join(f"{key}={value}" for key, value in line.differs.items())
+        weights = [f"{name}={weight:.4f}" for name, weight in line.weights.items()]
+        return "  ".join([*weights, *([SINGLE] if line.single_is_better else [])])
+    differs = "  ".join(f"{key}={_value(value)}" for key, value in line.differs.items())
     return differs if line.score is not None else f"{line.folds}  {differs}"
+
+
+def _value(value: Any) -> str:
+    """A config's value as its file has it: 2 for the float 2.0."""
+    return value if isinstance(value, str) else json.dumps(_whole(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _number(value: float | list[float] | None, form: str) -> str:

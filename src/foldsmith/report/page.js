@@ -31,12 +31,17 @@ function showLeaderboard() {
       { key: "seconds", title: "Time", number: true, show: duration, help: "training and validation of all folds; of a blend, of all its members" },
       { key: "train_speed", title: "Train/s", number: true, show: whole, help: "images a second in training; a blend is not trained" },
       { key: "predict_speed", title: "Predict/s", number: true, show: whole, help: "images a second of one fold with all its views; of a blend, of one fold of each member" },
-      { key: "words", title: "Differs in", wide: true, show: (value) => tags(value), help: "keys that are not the same in all; of a blend, its members and their weights" },
-      ...(split ? [{ key: "folds", title: "Folds" }] : []),
+      { key: "words", below: true, show: details },
     ], rows, { filter: "Filter by name, metric or config key" }));
 }
+function details(words, line) {
+  const what = (text) => el("span", { class: "what", text });
+  const parts = [line.score === null ? what(line.folds) : null, words.length ? what(line.kind === "blend" ? "weights" : "differs in") : null];
+  const warning = line.single_is_better ? el("span", { class: "tag false", text: "held out, the best single is better" }) : null;
+  return parts.some(Boolean) ? el("div", {}, ...parts, tags(words), warning) : null;
+}
 function heldOut(value, line) {
-  const spread = line.low === null ? null : el("span", { class: "spread", text: `${line.low.toFixed(4)} … ${line.high.toFixed(4)}` });
+  const spread = line.low === null ? null : el("span", { class: "spread interval", text: `${line.low.toFixed(4)}\u00a0… ${line.high.toFixed(4)}` });
   return el("span", {}, fixed(4)(value), spread);
 }
 // How many labels an image gets, in words; empty: as many as exceed their thresholds.

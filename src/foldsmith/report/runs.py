@@ -1,6 +1,7 @@
 """What lies in run folders: configs, learning curves, timings, OOF files; and the ensemble files beside them."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from foldsmith.data.oof_files import Sidecar, read_sidecar
 from foldsmith.ensemble.file import FORMAT, Ensemble, find_ensemble, read_ensemble
 from foldsmith.errors import UserError
 
-Rows = list[dict[str, float]]  # of a csv file; what is no number is left out
+Rows = list[dict[str, float]]  # of a csv file; what is no finite number is left out
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ def read_numbers(path: Path) -> Rows:
 
 
 def _is_number(text: str) -> bool:
+    """Whether it is a finite one: nan and inf are no scores."""
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

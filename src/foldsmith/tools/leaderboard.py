@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 
 from foldsmith.tools.report import add_paths
@@ -22,4 +23,5 @@ def run(args: argparse.Namespace) -> None:
     lines, notes = judge_runs(args.paths)
     for note in notes:
         print(note, file=sys.stderr)
-    print(json.dumps(as_json(lines), indent=1) if args.json else as_text(lines))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(json.dumps(as_json(lines), indent=1) if args.json else as_text(lines, width))

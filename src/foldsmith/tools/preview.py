@@ -35,5 +35,7 @@ def run(args: argparse.Namespace) -> None:
         if not 1 <= number <= 50:
             raise UserError(f"expected 1 to 50, got {number}", key=key)
     check_writable(args.output)
-    ids = preview(load_config(args.config, args.set, check_leaves), args.output, args.images, args.draws)
+    ids, notes = preview(load_config(args.config, args.set, check_leaves), args.output, args.images, args.draws)
     print(f"{args.output}: {', '.join(ids)}")
+    for note in notes:
+        print(f"note: {note}")

@@ -51,8 +51,11 @@ class Watch:
     def log(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """The numbers of an epoch that has ended: its rows of metrics.csv and of timings.csv."""
         metric = self.config.metric
+        self.show_loss(row["train_loss"])  # the epoch's mean, no longer the last batch's
         if row.get(metric) is not None:
             self.shown[metric] = f"{row[metric]:.4f}"
+        if self.bar is not None:
+            self.bar.set_postfix(self.shown)
         known = {**timing, **row}
         values = {key: float(value) for key, value in known.items() if key != "epoch" and value is not None}
         for logger in self.loggers:
