@@ -187,6 +187,20 @@ def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_pa
         cluster.remove_node(second)
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_a_cluster_nothing_is_deleted(installed, chain: Chain, tmp_path, monkeypatch):
+    if installed:
+        pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    else:
+        monkeypatch.setitem(sys.modules, "ray", None)
+        monkeypatch.delitem(sys.modules, "foldsmith.launch.ray", raising=False)
+    runs = shutil.copytree(chain.runs, tmp_path / "runs")
+    words = ["--config", str(chain.folder / "a.yml"), "--output", str(runs), "--fresh", "--launcher", "ray"]
+    with pytest.raises(UserError, match="no Ray cluster can be reached" if installed else "ray is not installed here"):
+        train.main([*words, "--address", "127.0.0.1:9", "--set", *chain.sets])
+    assert artefacts(runs) == artefacts(chain.runs)
+
+
 def test_no_cluster_at_the_address(tmp_path):
     pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
     from foldsmith.launch.ray import cluster

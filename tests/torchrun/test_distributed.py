@@ -1,6 +1,7 @@
 """torchrun: several processes train what one does. The engines are real: gloo and torchrun."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from foldsmith.training import run as run_module
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
 from tests.conftest import ROOT
+from tests.test_launch import artefacts
 from tests.test_training import Killed, kill_at
 from tests.torchrun.conftest import SETS, differ, two_processes, used_labels, words
 
@@ -153,6 +155,17 @@ def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
     _, order = build_loader(with_image_stats(config), table, [Path("x.jpg")] * 20, torch.device("cpu"), read_image, 0)
     assert (order.batch_size, order.batches) == (6, 3)
     assert [len(draws) for draws in order] == [2, 2, 2]
+
+
+def test_a_batch_that_is_too_small_costs_nothing(chain, tmp_path, monkeypatch):
+    """--fresh deletes when it is sure that training can begin."""
+    runs = shutil.copytree(chain.runs, tmp_path / "runs")
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "on_main", lambda function: function())
+    args = ["--fresh", "--config", str(chain.folder / "a.yml"), "--output", str(runs), "--set", *chain.sets]
+    with pytest.raises(UserError, match="train.batch_size: 3 processes can't share a batch of 2 images"):
+        train.main([*args, "train.batch_size=2"])
+    assert artefacts(runs) == artefacts(chain.runs)
 
 
 def test_a_folder_that_is_not_shared_is_refused(monkeypatch):

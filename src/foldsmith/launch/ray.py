@@ -153,6 +153,8 @@ def _predict_shard(
 
 def train_folds(place: Place, folds: Sequence[FoldJob], rows: Sequence[Job]) -> None:
     """Train folds whose runs' folders are made; `rows` are theirs in the table."""
+    if not folds:
+        return
     task = _train.options(**place.options())
     _follow([task.remote(place, job.config, job.run.output, job.fold) for job in folds], rows)
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from foldsmith.config import Config
 from foldsmith.data.cache import cached_images
@@ -41,6 +43,7 @@ from foldsmith.training.setup import (
     build_loader,
     build_network,
     build_plan,
+    check_batch,
     check_warmup,
     start_stage,
     try_stages,
@@ -108,6 +111,8 @@ def open_experiment(
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
+    for stage in stages_of(config):
+        check_batch(stage.config.train, _fewest_rows(config, train, made))
     after_loss = retried or distributed.restarted() or distributed.several_hosts()
     with held(run, only_fold, after_loss=after_loss) if main else nullcontext():
         chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
@@ -138,6 +143,13 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
+
+
+def _fewest_rows(config: Config, train: TrainTable, fold_of: NDArray[np.int64] | None) -> int:
+    """Images that a fold trains on, of the one that has the fewest; where the folds are not known yet, all images."""
+    if fold_of is None:
+        return len(train.home)
+    return min(int(((train.home < 0) | (fold_of[train.home] != fold)).sum()) for fold in range(config.data.num_folds))
 
 
 def fill_cache(config: Config) -> None:
