@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,7 +58,28 @@ def processes_here() -> int:
 
 def restarted() -> bool:
     """Whether torchrun or SLURM started this process anew, after another one, or its machine, was lost."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return bool(starters(again=True))
+
+
+def starters(*, again: bool = False) -> list[str]:
+    """Names, which no others have, of the torchrun and the SLURM job that this process belongs to.
+
+    Args:
+        again: only of those that started it anew.
+    """
+    found, known = [], os.environ
+    if "TORCHELASTIC_RESTART_COUNT" in known and _count("TORCHELASTIC_RESTART_COUNT") >= again:
+        # torchrun is the parent of its processes. Its own name is "none" unless it was given one.
+        parent = os.getppid()
+        began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the boot
+        found.append(f"torchrun {known.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {parent} {began}")
+    if ("SLURM_JOB_ID" in known or "SLURM_RESTART_COUNT" in known) and _count("SLURM_RESTART_COUNT") >= again:
+        found.append(f"SLURM {known.get('SLURM_CLUSTER_NAME')} {known.get('SLURM_JOB_ID')}")
+    return found
+
+
+def _count(variable: str) -> int:
+    return int(os.environ.get(variable, "0"))
 
 
 def several_hosts() -> bool:

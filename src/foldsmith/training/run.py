@@ -29,7 +29,7 @@ from foldsmith.models.build import slow_batch_norm, with_image_stats
 from foldsmith.models.weights import read_header
 from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
-from foldsmith.training.folder import RunFolder, open_run
+from foldsmith.training.folder import RunFolder, open_run, started_over
 from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.lock import remove_stale_files
 from foldsmith.training.loggers import check_loggers
@@ -106,7 +106,7 @@ def open_experiment(
     if fresh and distributed.several_hosts():
         hint = f"remove {run.path} first"  # each machine counts restarts for itself: one might delete what was finished
         raise UserError("torchrun on several machines can't tell a restart from a start", key="--fresh", hint=hint)
-    fresh = fresh and not distributed.restarted()
+    fresh = fresh and not started_over(run, only_fold, distributed.starters(again=True))
     if main and (fresh or not run.config.is_file()):
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
@@ -118,7 +118,7 @@ def open_experiment(
         chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
         with distributed.main_first():
             if main:
-                open_run(run, config, fresh=fresh, only_fold=only_fold)
+                open_run(run, config, fresh=fresh, only_fold=only_fold, starters=distributed.starters())
                 if stale := remove_stale_files(run, chosen):
                     print(f"{config.name}: {stale} half-written files of a killed run removed")
             folds = load_folds(config, table, run.folds, made)
