@@ -1,6 +1,7 @@
 """A real Ray cluster of two nodes on this machine: nodes are lost, and the files are those of the local launcher."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import ensemble_inference
 import predict_oof
 import train
+from foldsmith.config import load_config
 from foldsmith.errors import UserError
 from tests.conftest import ROOT, Chain, infer
 from tests.test_launch import artefacts, experiment
@@ -185,6 +188,45 @@ def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_pa
         assert caught.value.code == 3
     finally:
         cluster.remove_node(second)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.npy"), "a.npy: could not be written: No space left"),
+        (MemoryError(), "out of memory\n  hint: a smaller batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory.\n  hint: a smaller batch_size"),
+    ],
+    ids=["disk", "memory", "GPU"],
+)
+def test_a_full_disk_or_memory_of_a_task_is_a_message(error, text, monkeypatch, tmp_path):
+    """Of each of the three kinds of tasks, with the code of the environment."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import ray as launcher
+
+    def enter(place):
+        raise error
+
+    monkeypatch.setattr(launcher.Place, "enter", enter)
+    place = launcher.Place(tmp_path, 1.0, 0.0)
+    for task, rest in (
+        (launcher._train, (load_config("clipart_tiny"), tmp_path, 0)),
+        (launcher._predict_oof, (load_config("clipart_tiny"), tmp_path / "a_f0.safetensors", tmp_path)),
+        (launcher._predict_shard, (tmp_path / "a_f0.safetensors", [tmp_path / "x.jpg"], 1, ["identity"], "mean")),
+    ):
+        failure = task._function(place, *rest)
+        assert failure.text.startswith(text) and failure.code == 3
+
+
+def test_an_unexpected_error_of_a_task_keeps_its_traceback():
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import ray as launcher
+
+    def work():
+        raise OSError(errno.EIO, "i/o")
+
+    with pytest.raises(OSError, match="i/o"):
+        launcher._caught(work)
 
 
 @pytest.mark.parametrize("installed", [True, False])

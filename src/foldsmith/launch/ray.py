@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -19,7 +19,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from foldsmith.config import Config
-from foldsmith.errors import EXIT_ENVIRONMENT, UserError
+from foldsmith.errors import EXIT_ENVIRONMENT, UserError, as_user_error
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pick_device, pipeline_of, predict
 from foldsmith.launch.progress import Job, Progress
@@ -29,6 +29,8 @@ from foldsmith.models.weights import config_of, load_model, read_header
 from foldsmith.training.job import FoldJob
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import open_experiment, train_fold
+
+Result = TypeVar("Result")
 
 RETRIES = 5  # times that a task is run again after its worker was lost
 POLL = 1.0  # seconds between two looks at the folds' files
@@ -102,12 +104,15 @@ class _Failure:
     code: int
 
 
-def _caught(function: Callable[[], None]) -> _Failure | None:
+def _caught(function: Callable[[], Result]) -> Result | _Failure:
+    """What the function gives, or the error that it ends with, if it is one for users."""
     try:
-        function()
-    except UserError as error:
-        return _Failure(str(error), error.code)
-    return None
+        return function()
+    except Exception as error:
+        known = as_user_error(error)
+        if known is None:
+            raise
+        return _Failure(str(known), known.code)
 
 
 @ray.remote
@@ -134,7 +139,8 @@ def _predict_shard(
     place: Place, weights: Path, paths: list[Path], there: int, views: list[str], merge: str
 ) -> tuple[Probabilities, dict[int, str]] | _Failure:
     """Probabilities of some of the test images, and which of them can't be read."""
-    try:
+
+    def work() -> tuple[Probabilities, dict[int, str]]:
         device = place.enter()
         seen = sum(path.is_file() for path in paths)
         if seen != there:  # else they would count as unreadable ones
@@ -147,8 +153,8 @@ def _predict_shard(
         images = DecodedImages(paths, bad_hint=None)
         model = load_model(weights, device)
         return predict(model, images, pipeline_of(config, device), views, weights.name, merge=merge), images.bad
-    except UserError as error:
-        return _Failure(str(error), error.code)
+
+    return _caught(work)
 
 
 def train_folds(place: Place, folds: Sequence[FoldJob], rows: Sequence[Job]) -> None:
