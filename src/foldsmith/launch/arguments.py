@@ -1,5 +1,6 @@
 """The arguments of train.py, predict_oof.py and ensemble_inference.py that say where the work is done."""
 
+import math
 import os
 from argparse import ArgumentParser, Namespace
 
@@ -43,5 +44,7 @@ def check_launcher(args: Namespace) -> None:
         value, key = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and args.launcher != "ray":
             raise UserError("goes with --launcher ray", key=key)
-        if isinstance(value, float) and value < 0:
+        if isinstance(value, float) and not 0 <= value < math.inf:
             raise UserError(f"expected a number from 0 up, got {value}", key=key)
+        if name == "gpus_per_job" and value is not None and value > 1 and value != int(value):
+            raise UserError(f"a task has a part of one GPU or whole ones, got {value}", key=key, hint="0.5, 1, 2")

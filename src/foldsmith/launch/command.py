@@ -22,7 +22,7 @@ from foldsmith.training.oof import OofWork, open_oof, predict_oof
 from foldsmith.training.run import open_experiment, train_experiment, train_fold
 
 if TYPE_CHECKING:
-    from foldsmith.launch.ray import Place
+    from foldsmith.launch.cluster import Place
 
 
 def train_command(configs: Sequence[Config], args: Namespace, device: torch.device, script: str | None) -> None:
@@ -155,7 +155,7 @@ def _place(args: Namespace) -> AbstractContextManager["Place"]:
         UserError: when Ray is not installed.
     """
     try:
-        from foldsmith.launch.ray import cluster
+        from foldsmith.launch.cluster import cluster
     except ModuleNotFoundError as missing:
         raise UserError(
             f"{missing.name} is not installed here", key="--launcher", hint="pip install -e '.[ray]'"

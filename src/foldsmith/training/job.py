@@ -59,6 +59,7 @@ class FoldJob:
     read: Callable[[Path], Image]  # what reads an image, from a cache where there is one
     profile: bool = False  # the first epoch that is trained
     workers: int = 0  # data loading processes
+    cores: int | None = None  # that threads and these share; None: this process's
 
     @property
     def identity(self) -> dict[str, Any]:

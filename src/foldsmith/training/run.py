@@ -81,6 +81,7 @@ def open_experiment(
     profile: bool = False,
     cache: bool = True,
     retried: bool = False,
+    cores: int | None = None,
 ) -> Iterator[list[FoldJob]]:
     """Make or check the run's folder, and hold it as long as the block lasts; gives the folds to train.
 
@@ -91,6 +92,7 @@ def open_experiment(
         profile: write a trace of some steps of each fold's first epoch.
         cache: decode the images into a cache where there is none; False: other processes train the folds, and do it.
         retried: this may be done again after a machine was lost.
+        cores: that the folds may use; None: those of this process, with the threads that it began with.
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
@@ -130,7 +132,7 @@ def open_experiment(
         read = cached_images(config, images.groups, build=build)
         distributed.barrier()  # another machine may still be decoding
         common = (config, table, train, images, folds, hashes, run)
-        yield [FoldJob(*common, fold, device, read, profile) for fold in chosen]
+        yield [FoldJob(*common, fold, device, read, profile, cores=cores) for fold in chosen]
 
 
 def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[str, str]]:
@@ -221,7 +223,7 @@ def _train_stages(job: FoldJob, pieces: int) -> Progress:
     frozen = checkpoint["identity"] if checkpoint else {}
     if frozen.get("processes", 1) != distributed.size():
         frozen = {}  # other processes divide the cores in another way
-    job = replace(job, workers=use_cores(config.train, job.device, frozen))
+    job = replace(job, workers=use_cores(config.train, job.device, frozen, job.cores))
     job.say(f"{job.workers} data loading processes, {torch.get_num_threads()} torch threads on {job.device}")
 
     stages = stages_of(config)

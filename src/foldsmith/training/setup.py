@@ -98,16 +98,17 @@ def _rates(optimizer: Optimizer) -> dict[str, Any]:
     return {"head_lr": optimizer.head_lr, "group_lrs": optimizer.group_lrs}
 
 
-def use_cores(train: Train, device: torch.device, frozen: Mapping[str, Any]) -> int:
+def use_cores(train: Train, device: torch.device, frozen: Mapping[str, Any], cores: int | None = None) -> int:
     """Divide the machine's cores: set torch's threads, and return the number of data loading processes.
 
     Args:
         frozen: `threads` and `workers` of a run that goes on. Sums over threads are split by their number: the same
             number gives the same bits.
+        cores: that were given to this work; None: those of this process, of which OMP_NUM_THREADS may leave some.
     """
-    workers = frozen.get("workers", auto_workers(device.type)) if train.workers == "auto" else train.workers
-    free = max(1, len(os.sched_getaffinity(0)) - (workers if train.workers == "auto" else 0))
-    torch.set_num_threads(frozen.get("threads", min(THREADS, free)))
+    workers = frozen.get("workers", auto_workers(device.type, cores)) if train.workers == "auto" else train.workers
+    free = max(1, (cores or len(os.sched_getaffinity(0))) - (workers if train.workers == "auto" else 0))
+    torch.set_num_threads(frozen.get("threads", min(THREADS, free) if cores is None else free))
     cv2.setNumThreads(0)  # waking OpenCV's threads takes longer than an image does
     return workers
 
