@@ -240,7 +240,8 @@ def test_without_a_cluster_nothing_is_deleted(installed, chain: Chain, tmp_path,
         pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
     else:
         monkeypatch.setitem(sys.modules, "ray", None)
-        monkeypatch.delitem(sys.modules, "foldsmith.launch.ray", raising=False)
+        for name in ("foldsmith.launch.ray", "foldsmith.launch.cluster"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
     runs = shutil.copytree(chain.runs, tmp_path / "runs")
     words = ["--config", str(chain.folder / "a.yml"), "--output", str(runs), "--fresh", "--launcher", "ray"]
     with pytest.raises(UserError, match="no Ray cluster can be reached" if installed else "ray is not installed here"):
@@ -260,7 +261,9 @@ def test_something_else_at_the_address(answer, monkeypatch):
 
         def connect(*args, **more):
             line = real(*args, **more)
-            server.accept()[0].sendall(answer) if answer else None
+            if answer:
+                with server.accept()[0] as other:
+                    other.sendall(answer)
             return line
 
         monkeypatch.setattr(of_ray.socket, "create_connection", connect)

@@ -2,10 +2,18 @@
 
 import importlib.util
 import re
+from collections import Counter
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from foldsmith.config import load_config
+from foldsmith.data.cache import cached_images
+from foldsmith.data.tables import read_table
+from foldsmith.files import sha256_lines
+from foldsmith.training.job import Images
+from foldsmith.training.run import read_images
 from tests.conftest import ROOT
 
 DOCS = (ROOT / "docs" / "scale.md").read_text()
@@ -49,3 +57,29 @@ def test_the_sums_by_hand(arithmetic, measured):
     assert sums.gathered == 2_184_740 * 1103 * 4
     assert sums.steps[1] == pytest.approx(128 / 1400)
     assert arithmetic.amount(8280.0, "s") == "2.3 h" and arithmetic.amount(3.1e11, "bit/s") == "310 Gbit/s"
+
+
+def test_a_start_asks_twice_for_the_size_of_a_file(small, monkeypatch):
+    """Once for the run's identity, once for the cache's name."""
+    asked, real = Counter(), Path.stat
+
+    def stat(path, **more):
+        asked[path] += 1
+        return real(path, **more)
+
+    config = load_config("clipart_tiny", small)
+    monkeypatch.setattr(Path, "stat", stat)
+    images, _, _ = read_images(config, read_table(config))
+    cached_images(config, images.groups, build=False)
+    assert len(images.table) > 100 and {asked[path] for path in images.table} == {2}
+
+
+def test_what_has_no_size(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"12345")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    names = ["a.jpg", "none.jpg", "folder.jpg", "loop.jpg", "a.jpg/b.jpg", "nul\0.jpg"]
+    paths = [tmp_path / name for name in names]
+    sizes = [5, -1, -1, -1, -1, -1]
+    lines = [f"{path.name} {size}" for path, size in zip(paths, sizes, strict=True)]
+    assert Images(paths, paths).sha256 == sha256_lines(lines)

@@ -18,6 +18,7 @@ from foldsmith.training.lock import InUseError
 from tests.conftest import ROOT
 from tests.torchrun.conftest import differ, two_processes, used_labels, words
 
+CPU = torch.device("cpu")
 BEGIN = """\
 import os, sys, time
 sys.path.insert(0, {root!r})
@@ -196,3 +197,25 @@ def test_the_lock_of_a_lost_machine_is_waited_for(tmp_path, monkeypatch):
         with recovery.held(run, None, after_loss=True):
             pass
         assert waited == [1.0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "NCCL communicator was aborted on rank 0.",
+        "NCCL error: remote process exited\nncclRemoteError: A call failed possibly due to a network error",
+        "socketProgress: Connection closed by remote peer node2<41234>",
+        "[../gloo/pair.cc:550] Connection closed by peer [10.0.0.2]:41234",
+    ],
+)
+def test_a_loss_that_nccl_or_gloo_tells_of_is_an_error_for_users(said, monkeypatch):
+    monkeypatch.setattr(distributed, "under_torchrun", lambda: True)
+    monkeypatch.setattr(distributed, "_join", lambda backend, device: None)
+    with pytest.raises(UserError, match="process 0 lost another one: ") as caught, distributed.process_group(CPU):
+        raise torch.distributed.DistBackendError(said)
+    assert caught.value.code == 3
+    with (
+        pytest.raises(torch.distributed.DistBackendError, match="ncclInvalidUsage"),
+        distributed.process_group(CPU),
+    ):
+        raise torch.distributed.DistBackendError("ncclInvalidUsage: This usually reflects invalid usage of NCCL")

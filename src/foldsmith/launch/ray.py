@@ -219,10 +219,10 @@ class ShardedPrediction:
         parts: list[Probabilities] = []
         bad: dict[int, str] = {}
         nodes = Nodes(self.place)
-        for shard, task in zip(shards, tasks, strict=True):
-            while not ray.wait([task], timeout=POLL)[0]:
+        for shard, started in zip(shards, tasks, strict=True):
+            while not ray.wait([started], timeout=POLL)[0]:
                 nodes.look()
-            found = _result(task)
+            found = _result(started)
             if isinstance(found, _Failure):
                 raise UserError(found.text, code=found.code)
             parts.append(found[0])

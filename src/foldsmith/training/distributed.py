@@ -32,7 +32,8 @@ ALONE = timedelta(hours=4)
 JOIN = timedelta(minutes=10)  # in which all processes of a start have come to their first meeting
 KNOCK = timedelta(seconds=5)  # in which a store that is there answers
 
-# How gloo and torch's store tell that another process is gone or silent; nccl ends the process by itself.
+# How gloo, torch's store and nccl tell that another process is gone or silent. Where nccl notices in the background
+# only, torch ends the process by itself.
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -40,6 +41,9 @@ _LOST = (
     "Timed out waiting",
     "timed out after",
     "wait timeout after",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+    "Connection closed by remote peer",
 )
 
 _device = torch.device("cpu")  # whose backend sums numbers: between GPUs nccl is many times as fast as gloo
