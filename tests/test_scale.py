@@ -1,8 +1,11 @@
 """docs/scale.md and benchmarks/scale_arithmetic.py say the same."""
 
 import importlib.util
+import os
 import re
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +22,20 @@ from tests.conftest import ROOT
 DOCS = (ROOT / "docs" / "scale.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def arithmetic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale_arithmetic", ROOT / "benchmarks" / "scale_arithmetic.py")
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # where dataclasses looks for it
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def arithmetic() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield benchmark("scale_arithmetic", patch)
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +93,26 @@ def test_what_has_no_size(tmp_path):
     sizes = [5, -1, -1, -1, -1, -1]
     lines = [f"{path.name} {size}" for path, size in zip(paths, sizes, strict=True)]
     assert Images(paths, paths).sha256 == sha256_lines(lines)
+
+
+@pytest.mark.slow
+def test_the_cost_of_the_engines_is_printed(monkeypatch, capsys):
+    """With two folds of a few steps; that their weights are the same bytes by all three engines is checked there."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    scale_out = benchmark("scale_out", monkeypatch)
+    few = "train:\n  max_steps_per_epoch: 3\n"
+    monkeypatch.setattr(scale_out, "EXPERIMENT", scale_out.EXPERIMENT.replace("train:\n", few))
+    monkeypatch.setattr(scale_out, "EXPERIMENTS", "a")
+    monkeypatch.setattr(scale_out, "FOLDS", 2)
+    at_once = min(2, len(os.sched_getaffinity(0)))
+    monkeypatch.setattr(sys, "argv", ["scale_out.py", "--processes", str(at_once)])
+    scale_out.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:6]]
+    assert [row[0] for row in rows] == [engine.name for engine in scale_out.engines(at_once)]
+    assert [int(row[3]) for row in rows] == [1, at_once, at_once, at_once]
+    for _, seconds, training, processes, lost in rows:
+        assert 0 < float(training) < float(seconds) * int(processes)
+        share = 1 - float(training) / (float(seconds) * int(processes))
+        assert float(lost.strip("%")) / 100 == pytest.approx(share, abs=0.02)
+    assert lines[-1] == "The weights of the folds in one process each are the same bytes by all three."
