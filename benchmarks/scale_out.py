@@ -99,11 +99,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="foldsmith-scale-") as name:
         configs = [Path(name) / f"{experiment}.yml" for experiment in EXPERIMENTS]
         for seed, path in enumerate(configs):
-            path.write_text(
-                EXPERIMENT.format(
-                    base=ROOT / "configs" / "clipart_tiny.yml", seed=seed, folds=FOLDS // len(EXPERIMENTS)
-                )
-            )
+            base, folds = ROOT / "configs" / "clipart_tiny.yml", FOLDS // len(EXPERIMENTS)
+            path.write_text(EXPERIMENT.format(base=base, folds=folds, seed=seed))
         print(f"| {cores} cores, {threads} of them a process | seconds | training | processes | lost |")
         print("|---|---|---|---|---|")
         digests = {}

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import predict_oof
 import train
 from foldsmith.config import load_config
 from foldsmith.errors import UserError
+from foldsmith.training import setup
 from tests.conftest import ROOT, Chain, infer
 from tests.test_launch import artefacts, experiment
 
@@ -223,6 +225,27 @@ def test_a_full_disk_or_memory_of_a_task_is_a_message(error, text, monkeypatch, 
         assert failure.text.startswith(text) and failure.code == 3
 
 
+def test_a_task_has_a_thread_for_each_of_its_cores(small, monkeypatch, tmp_path):
+    """However many OMP_NUM_THREADS lets a process begin with."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import ray as launcher
+
+    monkeypatch.setattr(setup, "THREADS", 2)
+    monkeypatch.setattr(launcher._Row, "begin", lambda row: None)
+    monkeypatch.setattr(launcher.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    before = torch.get_num_threads()
+    try:
+        for cpus, threads in ((1.0, 1), (3.5, 3)):
+            few = ["train.num_epochs=1", "train.max_steps_per_epoch=1", "train.workers=auto"]
+            place, output = launcher.Place(ROOT, cpus, 0.0), tmp_path / str(threads)
+            config = load_config("clipart_tiny", [*small, *few])
+            assert launcher._train._function(place, launcher._Row(None, 0), config, output, 0) is None
+            log = (output / "clipart_tiny" / "fold0" / "train.log").read_text()
+            assert f"0 data loading processes, {threads} torch threads on cpu" in log
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_unexpected_error_of_a_task_keeps_its_traceback():
     pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
     from foldsmith.launch import ray as launcher
@@ -287,8 +310,8 @@ def nodes(*sizes: tuple[float, float]) -> list[dict[str, Any]]:
     ("cpus", "gpus", "text"),
     [
         (64, 0, "--cpus-per-job: no node has 0 GPUs and 64 cores for a task; the largest, node1, has 0 GPUs and 8 "),
-        (8, 1, "--cpus-per-job: no node has 1 GPUs and 8 cores for a task; the largest, node1, has 0 GPUs and 8 "),
-        (1, 4, "--gpus-per-job: no node has 4 GPUs and 1 cores for a task; the largest, node0, has 2 GPUs and 4 "),
+        (8, 1, "--cpus-per-job: no node has 1 GPU and 8 cores for a task; the largest, node1, has 0 GPUs and 8 "),
+        (1, 4, "--gpus-per-job: no node has 4 GPUs and 1 core for a task; the largest, node0, has 2 GPUs and 4 "),
     ],
 )
 def test_tasks_that_no_node_can_take_are_refused(cpus, gpus, text, monkeypatch, tmp_path):

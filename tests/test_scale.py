@@ -100,8 +100,8 @@ def test_the_cost_of_the_engines_is_printed(monkeypatch, capsys):
     """With two folds of a few steps; that their weights are the same bytes by all three engines is checked there."""
     pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
     scale_out = benchmark("scale_out", monkeypatch)
-    few = "train:\n  max_steps_per_epoch: 3\n"
-    monkeypatch.setattr(scale_out, "EXPERIMENT", scale_out.EXPERIMENT.replace("train:\n", few))
+    few = "train:\n  num_epochs: 1\n  max_steps_per_epoch: 3\n"
+    monkeypatch.setattr(scale_out, "EXPERIMENT", scale_out.EXPERIMENT.replace("train:\n  num_epochs: 2\n", few))
     monkeypatch.setattr(scale_out, "EXPERIMENTS", "a")
     monkeypatch.setattr(scale_out, "FOLDS", 2)
     at_once = min(2, len(os.sched_getaffinity(0)))

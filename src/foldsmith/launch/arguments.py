@@ -13,7 +13,9 @@ def add_launcher(parser: ArgumentParser) -> None:
     group.add_argument("--launcher", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, or auto; default: Ray on this machine")
     group.add_argument("--gpus-per-job", type=float, metavar="N", help="of a Ray task; default: 1 where there are GPUs")
-    group.add_argument("--cpus-per-job", type=float, metavar="N", help="of a Ray task, also its threads; default: 1")
+    group.add_argument(
+        "--cpus-per-job", type=float, metavar="N", help="of a Ray task, for its threads and data loading; default: 1"
+    )
 
 
 def refuse_torchrun(what: str) -> None:

@@ -69,12 +69,16 @@ class Place:
         few_gpus = self.gpus > max((gpus for gpus, _, _ in sizes), default=0)
         largest = max(sizes, key=lambda size: size if few_gpus else (size[1], size[0]), default=(0, 0, "none"))
         raise UserError(
-            f"no node has {self.gpus:g} GPUs and {self.cpus:g} cores for a task; the largest, {largest[2]}, has "
-            f"{largest[0]:g} GPUs and {largest[1]:g} cores",
+            f"no node has {_words(self.gpus, self.cpus)} for a task; the largest, {largest[2]}, has "
+            f"{_words(*largest[:2])}",
             key="--gpus-per-job" if few_gpus else "--cpus-per-job",
             hint="ask for less, or add a node first",
             code=EXIT_ENVIRONMENT,
         )
+
+
+def _words(gpus: float, cpus: float) -> str:
+    return f"{gpus:g} GPU{'s' if gpus != 1 else ''} and {cpus:g} core{'s' if cpus != 1 else ''}"
 
 
 class Nodes:
@@ -92,7 +96,7 @@ class Nodes:
             self._seen, self._said = now, False
         elif now - self._seen > PATIENCE and not self._said:
             self._said = True
-            what = f"{self.place.gpus:g} GPUs and {self.place.cpus:g} cores"
+            what = _words(self.place.gpus, self.place.cpus)
             print(f"for {now - self._seen:.0f} s no node has had {what} for a task: tasks wait for one", flush=True)
         return {node["NodeID"] for node in nodes if node["Alive"]}
 

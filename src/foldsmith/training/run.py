@@ -11,9 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from foldsmith.config import Config
 from foldsmith.data.cache import cached_images
@@ -114,7 +112,7 @@ def open_experiment(
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
     for stage in stages_of(config):
-        check_batch(stage.config.train, _fewest_rows(config, train, made))
+        check_batch(stage.config.train, train.fewest_rows(made, config.data.num_folds))
     after_loss = retried or distributed.restarted() or distributed.several_hosts()
     with held(run, only_fold, after_loss=after_loss) if main else nullcontext():
         chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
@@ -145,13 +143,6 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
-
-
-def _fewest_rows(config: Config, train: TrainTable, fold_of: NDArray[np.int64] | None) -> int:
-    """Images that a fold trains on, of the one that has the fewest; where the folds are not known yet, all images."""
-    if fold_of is None:
-        return len(train.home)
-    return min(int(((train.home < 0) | (fold_of[train.home] != fold)).sum()) for fold in range(config.data.num_folds))
 
 
 def fill_cache(config: Config) -> None:
