@@ -103,10 +103,7 @@ def open_experiment(
 
     run = RunFolder(output, config.name)
     main, made = distributed.is_main(), None
-    if fresh and distributed.several_hosts():
-        hint = f"remove {run.path} first"  # each machine counts restarts for itself: one might delete what was finished
-        raise UserError("torchrun on several machines can't tell a restart from a start", key="--fresh", hint=hint)
-    fresh = fresh and not started_over(run, only_fold, distributed.starters(again=True))
+    fresh = fresh and _starts_over(run, only_fold)
     if main and (fresh or not run.config.is_file()):
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
@@ -143,6 +140,14 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
+
+
+def _starts_over(run: RunFolder, only_fold: int | None) -> bool:
+    """Whether --fresh deletes what is there: not what an earlier start of the same job has made."""
+    if distributed.several_hosts():
+        hint = f"remove {run.path} first"  # each machine counts restarts for itself: one might delete what was finished
+        raise UserError("torchrun on several machines can't tell a restart from a start", key="--fresh", hint=hint)
+    return not started_over(run, only_fold, distributed.starters(again=True))
 
 
 def fill_cache(config: Config) -> None:
