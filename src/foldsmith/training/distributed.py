@@ -72,18 +72,16 @@ def starters(*, again: bool = False) -> list[str]:
         again: only of those that started it anew.
     """
     found, known = [], os.environ
-    if "TORCHELASTIC_RESTART_COUNT" in known and _count("TORCHELASTIC_RESTART_COUNT") >= again:
+    if "TORCHELASTIC_RESTART_COUNT" in known and int(known["TORCHELASTIC_RESTART_COUNT"]) >= again:
         # torchrun is the parent of its processes. Its own name is "none" unless it was given one.
         parent = os.getppid()
         began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the boot
         found.append(f"torchrun {known.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {parent} {began}")
-    if ("SLURM_JOB_ID" in known or "SLURM_RESTART_COUNT" in known) and _count("SLURM_RESTART_COUNT") >= again:
+    if ("SLURM_JOB_ID" in known or "SLURM_RESTART_COUNT" in known) and int(
+        known.get("SLURM_RESTART_COUNT", "0")
+    ) >= again:
         found.append(f"SLURM {known.get('SLURM_CLUSTER_NAME')} {known.get('SLURM_JOB_ID')}")
     return found
-
-
-def _count(variable: str) -> int:
-    return int(os.environ.get(variable, "0"))
 
 
 def several_hosts() -> bool:
