@@ -41,6 +41,26 @@ table = read_table(config)
 paths = [Path(sys.argv[1]) / "train" / f"{name}.png" for name in table.ids]
 print((resident() - before) * 1024)
 """
+INDEX = """
+import sys
+from pathlib import Path
+import numpy as np
+from foldsmith.data import cache
+def resident():  # kB; without the file, which processes share
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+count, start = int(sys.argv[2]), cache._header_size(int(sys.argv[2]))
+paths = [Path(sys.argv[1]) / "train" / f"{row:016x}.png" for row in range(count)]
+with open(f"{sys.argv[1]}/cache", "w+b") as file:  # of images of one pixel
+    np.array([cache.MAGIC, count]).tofile(file)
+    np.arange(start, start + 3 * count + 1, 3).tofile(file)
+    np.ones(2 * count, dtype=np.int64).tofile(file)
+    file.truncate(start + 3 * count)
+    file.flush()
+    before = resident()
+    images = cache.CachedImages()
+    assert images.add(file, paths)
+print((resident() - before) * 1024)
+"""
 
 
 def network() -> tuple[float, float]:
@@ -91,6 +111,13 @@ def table() -> float:
             file.write("id,attribute_ids\n")
             file.writelines(f"{row:016x},{a} {b} {c}\n" for row, (a, b, c) in enumerate(labels.tolist()))
         return float(subprocess.run([sys.executable, "-c", TABLE, folder], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def index() -> float:
+    """Bytes of memory in which a process finds the images of a cache, beside their paths."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", INDEX, folder, str(ROWS)]
+        return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def scoring() -> None:
@@ -152,7 +179,7 @@ def measure() -> dict[str, float]:
     small, large = map(search, SEARCHED)
     per_image = [(more - less) / (SEARCHED[1] - SEARCHED[0]) for less, more in zip(small, large, strict=True)]
     found = [parameters / 1e6, flops / 1e9, jpeg / 1e3, jpeg_decode * 1e3, png / 1e3, png_decode * 1e3, table() / 1e6]
-    found += [threshold, scores, score_memory / 1e9, per_image[0] * 1e3, per_image[1] / 1e3]
+    found += [threshold, scores, score_memory / 1e9, per_image[0] * 1e3, per_image[1] / 1e3, index() / 1e6]
     return {name: float(f"{value:.4g}") for name, value in zip(MEASURED, found, strict=True)}
 
 
@@ -170,6 +197,7 @@ MEASURED = {
     "memory of scoring": ("GB", "the same, beside probabilities and labels"),
     "search, an image": ("ms", f"ensemble_search.py, {SEARCHED[1]:,} images less {SEARCHED[0]:,}"),
     "memory of the search, an image": ("kB", "the same difference"),
+    "index of a cache of a million images": ("MB", "memory of a process, beside the paths"),
 }
 
 
@@ -197,7 +225,7 @@ class Sums:
         self.jpeg_decode, self.png_decode = self.jpeg_decode / 1e6, self.png_decode / 1e6
         self.images, self.gpus = IMAGES * TIMES, NODES * GPUS
         self.valid = self.images // FOLDS
-        self.labels = values[6] * 1e6 * self.images / 1e6
+        self.labels = (values[6] + values[12]) * self.images  # MB of a million are bytes of one
         self.rate = PEAK * SHARE / (3 * flops)
         self.epoch = self.images * (FOLDS - 1) / FOLDS / (self.rate * self.gpus)
         self.validation = self.valid / (3 * self.rate * self.gpus)
@@ -232,8 +260,9 @@ def tables(s: Sums) -> dict[str, list[tuple[str, str, str]]]:
          f"{node * s.png_decode:.0f} for PNG", f"{node:,.0f} images/s x decoding"),
         ("reading without a cache", f"{amount(node * s.jpeg, 'B/s')} a node for JPEG, "
          f"{amount(node * s.png, 'B/s')} for PNG", f"{node:,.0f} images/s x file"),
-        ("labels and paths", f"{amount(s.labels, 'B')} a process, {amount(s.labels * GPUS, 'B')} a node",
-         f"each of {GPUS} processes reads them"),
+        ("labels, paths and the cache's index", f"{amount(s.labels, 'B')} a process, "
+         f"{amount(s.labels * GPUS, 'B')} a node",
+         f"each of {GPUS} processes has them"),
         ("sizes of all files, at every start", amount(s.start, "s"), "images x 2 x 0.2 ms, which are assumed: once "
          "for the run's identity, once in every process for the cache's name"),
     ]  # fmt: skip
@@ -276,6 +305,7 @@ def breaks(s: Sums) -> list[str]:
     """What would break first: the sums above against what a node has, the worst first."""
     ratio = s.scores / (s.epoch + s.validation)
     small, large = ((s.gradients + size) * 8 / step for size, step in zip(s.mixup, s.steps, strict=True))
+    cache = s.images * (SIDE + JITTER) ** 2 * 3.0
     return [
         f"*Scoring.* Process 0 scores a validation for {amount(s.scores, 's')}, while {s.gpus} GPUs wait that need "
         f"{amount(s.epoch + s.validation, 's')} for an epoch: {ratio:.0f} times as long, and "
@@ -287,8 +317,9 @@ def breaks(s: Sums) -> list[str]:
         "file server takes 0.2 ms for one. On a disk of the node it is seconds.",
         f"*The network* with {BATCHES[0]} images a GPU: {amount(small, 'bit/s')} out of a node, where "
         f"{amount(NETWORK, 'bit/s')} are usual. With {BATCHES[1]} images it is {amount(large, 'bit/s')}.",
-        f"*The cache.* {amount(s.images * (SIDE + JITTER) ** 2 * 3.0, 'B')} a node fit on an NVMe disk, not into "
-        f"memory; without it PNG files need {s.rate * GPUS * s.png_decode:.0f} cores a node.",
+        f"*The cache.* {amount(cache, 'B')} a node fit on an NVMe disk, not into memory: `data.cache: disk` insists on "
+        f"one, for which twice as much, {amount(2 * cache, 'B')}, has to be free; without it PNG files need "
+        f"{s.rate * GPUS * s.png_decode:.0f} cores a node.",
         f"*The search* takes {amount(s.search, 's')} and {amount(s.search_memory, 'B')} on one machine.",
     ]
 

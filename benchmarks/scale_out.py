@@ -28,7 +28,7 @@ from pathlib import Path
 EXPERIMENT = """\
 base: {base}
 data:
-  num_folds: 3
+  num_folds: {folds}
 model:
   arch: test_convnext
   input_size: 64
@@ -37,7 +37,8 @@ train:
   workers: 0
   seed: {seed}
 """
-FOLDS = 6
+EXPERIMENTS = "ab"
+FOLDS = 6  # of all experiments
 ROOT = Path(__file__).parent.parent
 
 
@@ -96,9 +97,10 @@ def main() -> None:
         parser.error(f"--processes is 1 to {cores}, this machine's cores")
     threads = cores // processes
     with tempfile.TemporaryDirectory(prefix="foldsmith-scale-") as name:
-        configs = [Path(name) / f"{experiment}.yml" for experiment in "ab"]
+        configs = [Path(name) / f"{experiment}.yml" for experiment in EXPERIMENTS]
         for seed, path in enumerate(configs):
-            path.write_text(EXPERIMENT.format(base=ROOT / "configs" / "clipart_tiny.yml", seed=seed))
+            base, folds = ROOT / "configs" / "clipart_tiny.yml", FOLDS // len(EXPERIMENTS)
+            path.write_text(EXPERIMENT.format(base=base, folds=folds, seed=seed))
         print(f"| {cores} cores, {threads} of them a process | seconds | training | processes | lost |")
         print("|---|---|---|---|---|")
         digests = {}

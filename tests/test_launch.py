@@ -248,3 +248,19 @@ def test_a_job_array_is_fold_and_the_locks(tmp_path):
     assert [task.returncode for task in tasks] == [0, 0, 0], errors
     train.main(["--config", str(place / "clipart_tiny.yml"), "--output", str(tmp_path / "one")])
     assert artefacts(place / "runs") == artefacts(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "text"),
+    [
+        ("--gpus-per-job", "1.5", "a task has a part of one GPU or whole ones, got 1.5"),
+        ("--gpus-per-job", "-1", "expected a number from 0 up, got -1.0"),
+        ("--cpus-per-job", "nan", "expected a number from 0 up, got nan"),
+        ("--cpus-per-job", "inf", "expected a number from 0 up, got inf"),
+    ],
+)
+def test_numbers_that_no_task_can_have(word, value, text, tmp_path):
+    config = experiment(tmp_path, "a")
+    with pytest.raises(UserError) as caught:
+        train.main(["--config", str(config), "--output", str(tmp_path), "--launcher", "ray", f"{word}={value}"])
+    assert (caught.value.key, caught.value.message) == (word, text)

@@ -1,22 +1,29 @@
 """A real Ray cluster of two nodes on this machine: nodes are lost, and the files are those of the local launcher."""
 
 import contextlib
+import errno
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import ensemble_inference
 import predict_oof
 import train
+from foldsmith.config import load_config
 from foldsmith.errors import UserError
+from foldsmith.training import setup
 from tests.conftest import ROOT, Chain, infer
 from tests.test_launch import artefacts, experiment
 
@@ -68,7 +75,7 @@ def test_folds_survive_the_loss_of_their_node(cluster, tmp_path):
     assert job.returncode == 0, output
     assert output.count("finished  epoch 12/12") == 6
     log = (lost / "train.log").read_text()
-    assert "goes on after epoch" in log and log.count(": on node") + log.count(" on node") >= 2
+    assert "goes on after epoch" in log and len(re.findall(r" on node (\w+) ", log)) == 2
     job = driver("predict_oof.py", *words, *on_ray)
     output, _ = job.communicate()
     assert job.returncode == 0, output
@@ -165,8 +172,10 @@ def test_predictions_survive_the_loss_of_their_node(cluster, chain: Chain, few: 
 @pytest.mark.slow
 def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_path, monkeypatch):
     """An error that says so, with the code of the environment; not a traceback."""
+    from foldsmith.launch import cluster as of_ray
     from foldsmith.launch import ray as launcher
 
+    monkeypatch.setattr(of_ray, "RETRIES", 0)
     monkeypatch.setattr(launcher, "RETRIES", 0)
     runs = runs_without_predictions(chain, tmp_path / "runs")
     second = cluster.add_node(num_cpus=2, env_vars={"FOLDSMITH_FAIL": "predict.batch:*:kill"})
@@ -187,9 +196,195 @@ def test_a_task_that_is_lost_every_time(cluster, chain: Chain, few: Path, tmp_pa
         cluster.remove_node(second)
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.npy"), "a.npy: could not be written: No space left"),
+        (MemoryError(), "out of memory\n  hint: a smaller batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory.\n  hint: a smaller batch_size"),
+    ],
+    ids=["disk", "memory", "GPU"],
+)
+def test_a_full_disk_or_memory_of_a_task_is_a_message(error, text, monkeypatch, tmp_path):
+    """Of each of the three kinds of tasks, with the code of the environment."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import ray as launcher
+
+    def enter(place):
+        raise error
+
+    monkeypatch.setattr(launcher.Place, "enter", enter)
+    monkeypatch.setattr(launcher._Row, "begin", lambda row: None)
+    place, row = launcher.Place(tmp_path, 1.0, 0.0), launcher._Row(None, 0)
+    for task, rest in (
+        (launcher._train, (row, load_config("clipart_tiny"), tmp_path, 0)),
+        (launcher._predict_oof, (row, load_config("clipart_tiny"), tmp_path / "a_f0.safetensors", tmp_path)),
+        (launcher._predict_shard, (tmp_path / "a_f0.safetensors", [tmp_path / "x.jpg"], 1, ["identity"], "mean")),
+    ):
+        failure = task._function(place, *rest)
+        assert failure.text.startswith(text) and failure.code == 3
+
+
+def test_a_task_has_a_thread_for_each_of_its_cores(small, monkeypatch, tmp_path):
+    """However many OMP_NUM_THREADS lets a process begin with."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import ray as launcher
+
+    monkeypatch.setattr(setup, "THREADS", 2)
+    monkeypatch.setattr(launcher._Row, "begin", lambda row: None)
+    monkeypatch.setattr(launcher.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    before = torch.get_num_threads()
+    try:
+        for cpus, threads in ((1.0, 1), (3.5, 3)):
+            few = ["train.num_epochs=1", "train.max_steps_per_epoch=1", "train.workers=auto"]
+            place, output = launcher.Place(ROOT, cpus, 0.0), tmp_path / str(threads)
+            config = load_config("clipart_tiny", [*small, *few])
+            assert launcher._train._function(place, launcher._Row(None, 0), config, output, 0) is None
+            log = (output / "clipart_tiny" / "fold0" / "train.log").read_text()
+            assert f"0 data loading processes, {threads} torch threads on cpu" in log
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_unexpected_error_of_a_task_keeps_its_traceback():
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import ray as launcher
+
+    def work():
+        raise OSError(errno.EIO, "i/o")
+
+    with pytest.raises(OSError, match="i/o"):
+        launcher._caught(work)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_a_cluster_nothing_is_deleted(installed, chain: Chain, tmp_path, monkeypatch):
+    if installed:
+        pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    else:
+        monkeypatch.setitem(sys.modules, "ray", None)
+        for name in ("foldsmith.launch.ray", "foldsmith.launch.cluster"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+    runs = shutil.copytree(chain.runs, tmp_path / "runs")
+    words = ["--config", str(chain.folder / "a.yml"), "--output", str(runs), "--fresh", "--launcher", "ray"]
+    with pytest.raises(UserError, match="no Ray cluster can be reached" if installed else "ray is not installed here"):
+        train.main([*words, "--address", "127.0.0.1:9", "--set", *chain.sets])
+    assert artefacts(runs) == artefacts(chain.runs)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "a web server"])
+def test_something_else_at_the_address(answer, monkeypatch):
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import cluster as of_ray
+
+    monkeypatch.setattr(of_ray, "KNOCK", 0.1 if not answer else 10.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        real = socket.create_connection
+
+        def connect(*args, **more):
+            line = real(*args, **more)
+            if answer:
+                with server.accept()[0] as other:
+                    other.sendall(answer)
+            return line
+
+        monkeypatch.setattr(of_ray.socket, "create_connection", connect)
+        said = f"no Ray cluster can be reached: what listens at {address} does not answer as Ray does"
+        with pytest.raises(UserError, match=said), of_ray.cluster(address, None, None):
+            pass
+
+
+def nodes(*sizes: tuple[float, float]) -> list[dict[str, Any]]:
+    """As ray.nodes() gives them, of (GPUs, cores); the last one is lost."""
+    names = [f"node{number}" for number in range(len(sizes))]
+    return [
+        {"Alive": number + 1 < len(sizes), "NodeManagerHostname": name, "NodeID": name, "Resources": resources}
+        for number, (name, resources) in enumerate(
+            zip(names, ({"GPU": gpus, "CPU": cpus} if gpus else {"CPU": cpus} for gpus, cpus in sizes), strict=True)
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "text"),
+    [
+        (64, 0, "--cpus-per-job: no node has 0 GPUs and 64 cores for a task; the largest, node1, has 0 GPUs and 8 "),
+        (8, 1, "--cpus-per-job: no node has 1 GPU and 8 cores for a task; the largest, node1, has 0 GPUs and 8 "),
+        (1, 4, "--gpus-per-job: no node has 4 GPUs and 1 core for a task; the largest, node0, has 2 GPUs and 4 "),
+    ],
+)
+def test_tasks_that_no_node_can_take_are_refused(cpus, gpus, text, monkeypatch, tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import cluster as of_ray
+
+    monkeypatch.setattr(of_ray.ray, "nodes", lambda: nodes((2, 4), (0, 8), (64, 64)))
+    of_ray.Place(tmp_path, 4, 2).check_fits()
+    with pytest.raises(UserError) as caught:
+        of_ray.Place(tmp_path, cpus, gpus).check_fits()
+    assert str(caught.value).startswith(text) and caught.value.code == 3
+
+
+def test_the_user_hears_that_the_last_fitting_node_is_gone(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    from foldsmith.launch import cluster as of_ray
+
+    clock, there = [0.0], [nodes((0, 8), (0, 1))]
+    monkeypatch.setattr(of_ray.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(of_ray.ray, "nodes", lambda: there[0])
+    watched = of_ray.Nodes(of_ray.Place(tmp_path, 2, 0))
+    assert watched.look() == {"node0"}
+    there[0] = nodes((0, 1), (0, 8))
+    for clock[0] in (30.0, 31.0, 90.0):
+        watched.look()
+    said = "for 31 s no node has had 0 GPUs and 2 cores for a task: tasks wait for one\n"
+    assert capsys.readouterr().out == said
+    there[0] = nodes((0, 2), (0, 8))
+    watched.look()
+    there[0] = nodes((0, 1), (0, 8))
+    clock[0] = 121.0
+    watched.look()
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.slow
+def test_a_row_runs_when_its_task_does(cluster, monkeypatch, tmp_path):
+    """Two tasks and one core: the second waits until the first has ended."""
+    import ray
+
+    from foldsmith.launch import cluster as of_ray
+    from foldsmith.launch import ray as launcher
+
+    @ray.remote
+    def task(row, go):
+        row.begin()
+        while not go.exists():
+            time.sleep(0.02)
+
+    seen = []
+
+    def show(progress):
+        states = [job.state for job in progress.jobs]
+        if states not in seen:
+            seen.append(states)
+        for number, state in enumerate(states):
+            if state == "running":
+                (tmp_path / str(number)).touch()
+
+    monkeypatch.setattr(launcher.Progress, "show", show)
+    with of_ray.cluster(cluster.address, 0, 1) as place:
+        started = task.options(**place.options())
+        starts = [lambda row, go=tmp_path / str(number): started.remote(row, go) for number in range(2)]
+        launcher._follow(place, starts, [launcher.Job("a", lambda: "epoch 1/2"), launcher.Job("b")])
+    order = [states for states in seen if states != ["waiting", "waiting"]]
+    assert ["running", "waiting"] in order or ["waiting", "running"] in order
+    assert ["running", "running"] not in order and order[-1] == ["finished", "finished"]
+    assert {"running", "finished"} <= {states[0] for states in order} & {states[1] for states in order}
+
+
 def test_no_cluster_at_the_address(tmp_path):
     pytest.importorskip("ray", reason="needs Ray: pip install -c constraints.txt -e '.[ray]'")
-    from foldsmith.launch.ray import cluster
+    from foldsmith.launch.cluster import cluster
 
     with (
         pytest.raises(UserError, match="--address: no Ray cluster can be reached") as caught,

@@ -54,6 +54,19 @@ def test_threads_and_workers_share_the_cores_and_stay_what_they_were(monkeypatch
     assert (use_cores(train, CUDA, {}), torch.get_num_threads()) == (7, 1)
 
 
+def test_the_cores_of_a_task_count_whatever_the_machine_has(monkeypatch, threads):
+    """--cpus-per-job of Ray; OMP_NUM_THREADS, of which Ray may set one, does not."""
+    cores(monkeypatch, 64)
+    train = config().train
+    for began in (2, 64):
+        monkeypatch.setattr(setup, "THREADS", began)
+        assert (use_cores(train, CPU, {}, 1), torch.get_num_threads()) == (0, 1)
+        assert (use_cores(train, CPU, {}, 4), torch.get_num_threads()) == (0, 4)
+        assert (use_cores(train, CPU, {}, 16), torch.get_num_threads()) == (2, 14)
+        assert (use_cores(train, CUDA, {}, 4), torch.get_num_threads()) == (3, 1)
+    assert (use_cores(train, CPU, {"workers": 0, "threads": 3}, 16), torch.get_num_threads()) == (0, 3)
+
+
 def test_a_run_reports_its_speed_and_can_be_profiled(small, tmp_path, threads):
     run = (
         fold0(small, tmp_path, "train.workers=auto", "train.batch_size=4", "train.num_epochs=1", words=("--profile",))

@@ -94,24 +94,30 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
 
 def _end_of(error: Exception) -> int:
     """Say what happened, to a user who can do something about it; returns the exit code. The rest is raised again."""
-    if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
     if isinstance(error, BrokenPipeError):  # `... | head` has read enough; say nothing, not even at Python's own flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    known = as_user_error(error)
+    if known is None:
+        raise error
+    print(f"error: {known}", file=sys.stderr)
+    return known.code
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """The same for the user: a UserError as it is, a full disk or memory as one; None: nobody expects this error."""
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
         from foldsmith.files import unnamed_failure  # which imports this module
 
-        print(f"error: {unnamed_failure(error)}", file=sys.stderr)
-        return EXIT_ENVIRONMENT
+        return unnamed_failure(error)
     # torch's own classes can't be named here: importing torch takes seconds
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     if full or isinstance(error, MemoryError):
-        what = str(error) or "out of memory"
-        print(f"error: {what}\n  hint: a smaller batch_size or input_size needs less memory", file=sys.stderr)
-        return EXIT_ENVIRONMENT
-    raise error
+        hint = "a smaller batch_size or input_size needs less memory"
+        return UserError(str(error) or "out of memory", hint=hint, code=EXIT_ENVIRONMENT)
+    return None
 
 
 @dataclass

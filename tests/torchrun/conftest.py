@@ -65,7 +65,12 @@ def torchrun(*args: str, before: tuple[str, ...] = (), **environment: str) -> su
 
 def two_processes(script: Path, *args: str, restarts: int = 0) -> tuple[int, str]:
     """Exit code and output of torchrun with two processes on this machine."""
-    job = torchrun("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), str(script), *args)
+    return processes(2, script, *args, restarts=restarts)
+
+
+def processes(count: int, script: Path, *args: str, restarts: int = 0) -> tuple[int, str]:
+    """Exit code and output of torchrun with so many processes on this machine."""
+    job = torchrun("--standalone", "--nproc-per-node", str(count), "--max-restarts", str(restarts), str(script), *args)
     output, _ = job.communicate()
     return job.returncode, output
 

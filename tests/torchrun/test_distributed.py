@@ -1,6 +1,8 @@
 """torchrun: several processes train what one does. The engines are real: gloo and torchrun."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,11 @@ from foldsmith.losses import build_loss, divisor
 from foldsmith.models.build import build_model, with_image_stats
 from foldsmith.training import distributed, parallel
 from foldsmith.training import run as run_module
+from foldsmith.training.folder import RunFolder, open_run, started_over
 from foldsmith.training.run import open_experiment
 from foldsmith.training.setup import build_loader
 from tests.conftest import ROOT
+from tests.test_launch import artefacts, experiment
 from tests.test_training import Killed, kill_at
 from tests.torchrun.conftest import SETS, differ, two_processes, used_labels, words
 
@@ -155,6 +159,17 @@ def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch):
     assert [len(draws) for draws in order] == [2, 2, 2]
 
 
+def test_a_batch_that_is_too_small_costs_nothing(chain, tmp_path, monkeypatch):
+    """--fresh deletes when it is sure that training can begin."""
+    runs = shutil.copytree(chain.runs, tmp_path / "runs")
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "on_main", lambda function: function())
+    args = ["--fresh", "--config", str(chain.folder / "a.yml"), "--output", str(runs), "--set", *chain.sets]
+    with pytest.raises(UserError, match="train.batch_size: 3 processes can't share a batch of 2 images"):
+        train.main([*args, "train.batch_size=2"])
+    assert artefacts(runs) == artefacts(chain.runs)
+
+
 def test_a_folder_that_is_not_shared_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "on_main", lambda function: "epoch 3")
     with pytest.raises(UserError) as caught:
@@ -263,13 +278,69 @@ def test_fresh_counts_for_the_first_start_alone(variable, config, tmp_path, monk
         return real(*args, after_loss=after_loss)
 
     monkeypatch.setattr(run_module, "held", held)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(variable, "0")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, "train_epoch", 2, after=False)
-        train.main(words(config, tmp_path))
+        train.main(["--fresh", *words(config, tmp_path)])
     monkeypatch.setenv(variable, "1")
     train.main(["--fresh", *words(config, tmp_path)])
     assert (tmp_path / "a" / "fold0" / "train.log").read_text().count("goes on after epoch 1") == 1
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize("only_fold", [None, 1])
+def test_a_restart_starts_over_what_its_job_has_not(only_fold, tmp_path, monkeypatch):
+    """Results of another job, or of none, are never taken for its own."""
+    config, run = load_config("clipart_tiny"), RunFolder(tmp_path, "a")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+
+    def start(job: str) -> bool:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        fresh = not started_over(run, only_fold, distributed.starters(again=True))
+        open_run(run, config, fresh=fresh, only_fold=only_fold, starters=distributed.starters())
+        return fresh
+
+    open_run(run, config)
+    old = run.weights(1)
+    old.touch()
+    assert start("7") and not old.exists()
+    old.touch()
+    assert not start("7") and old.exists()
+    assert start("8") and not old.exists()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert start("8"), "a first start always starts over"
+
+
+def test_a_torchrun_is_known_by_its_process(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert distributed.starters() == []
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    (first,) = distributed.starters()
+    assert f" {os.getppid()} " in first and distributed.starters(again=True) == []
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert distributed.starters(again=True) == [first]
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    assert distributed.starters() != [first]
+
+
+@pytest.mark.slow
+def test_fresh_starts_every_experiment_over_in_spite_of_a_restart(config, dying, tmp_path):
+    """A process is lost in the first of two; the second one's old results are not kept."""
+    other = experiment(tmp_path / "b", "b", rows=95)
+    args = words(config, tmp_path / "runs")
+    args.insert(2, str(other))
+    train.main(args)
+    files = [tmp_path / "runs" / name / "fold0" / "train.log" for name in "ab"]
+    for file in files:
+        file.write_text("of old\n")
+    code, output = two_processes(dying, "--fresh", *args, restarts=1)
+    assert code == 0, output
+    logs = [file.read_text() for file in files]
+    assert "goes on after epoch 1" in logs[0]
+    for log in logs:
+        assert log.count("epoch 1/2") == 1 and log.count("epoch 2/2") == 1
+        assert "of old" not in log and "finished already" not in log
 
 
 def test_several_machines_do_not_start_over(small, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What torchrun's processes survive together: silence, full memory, a loss amid batch norm, EMA and SWA."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from foldsmith.training import distributed, recovery
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.lock import InUseError
 from tests.conftest import ROOT
-from tests.torchrun.conftest import differ, two_processes, used_labels, words
+from tests.torchrun.conftest import differ, processes, two_processes, used_labels, words
 
+CPU = torch.device("cpu")
 BEGIN = """\
 import os, sys, time
 sys.path.insert(0, {root!r})
@@ -102,6 +104,20 @@ def test_memory_that_runs_out_in_both_processes_halves_once(config, tmp_path):
     assert code == 0, output
     assert json.loads((tmp_path / "a" / "fold0" / "memory.json").read_text()) == {"pieces": 2}
     assert "can't allocate memory: a failpoint: from here on 4 images at a time" in output
+    train.main(words(config, tmp_path / "one"))
+    assert differ(tmp_path / "one", tmp_path) < 1e-5
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_in_one_of_three_processes(config, tmp_path):
+    """It alone knows why; the other two lose it. All of them halve, and train what one process does."""
+    body = FULL.replace("if first:", 'if first and os.environ["RANK"] == "1":')
+    code, output = processes(3, script(tmp_path, body), *words(config, tmp_path), restarts=1)
+    assert code == 0, output
+    assert json.loads((tmp_path / "a" / "fold0" / "memory.json").read_text()) == {"pieces": 2}
+    assert "process 1, can't allocate memory: a failpoint: from here on 3 images at a time" in output, "of 5 or 6"
+    assert output.count("can't allocate memory: a failpoint: from") == 1
+    assert len(set(re.findall("process ([02]) lost another one", output))) == 2
     train.main(words(config, tmp_path / "one"))
     assert differ(tmp_path / "one", tmp_path) < 1e-5
 
@@ -196,3 +212,25 @@ def test_the_lock_of_a_lost_machine_is_waited_for(tmp_path, monkeypatch):
         with recovery.held(run, None, after_loss=True):
             pass
         assert waited == [1.0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "NCCL communicator was aborted on rank 0.",
+        "NCCL error: remote process exited\nncclRemoteError: A call failed possibly due to a network error",
+        "socketProgress: Connection closed by remote peer node2<41234>",
+        "[../gloo/pair.cc:550] Connection closed by peer [10.0.0.2]:41234",
+    ],
+)
+def test_a_loss_that_nccl_or_gloo_tells_of_is_an_error_for_users(said, monkeypatch):
+    monkeypatch.setattr(distributed, "under_torchrun", lambda: True)
+    monkeypatch.setattr(distributed, "_join", lambda backend, device: None)
+    with pytest.raises(UserError, match="process 0 lost another one: ") as caught, distributed.process_group(CPU):
+        raise torch.distributed.DistBackendError(said)
+    assert caught.value.code == 3
+    with (
+        pytest.raises(torch.distributed.DistBackendError, match="ncclInvalidUsage"),
+        distributed.process_group(CPU),
+    ):
+        raise torch.distributed.DistBackendError("ncclInvalidUsage: This usually reflects invalid usage of NCCL")

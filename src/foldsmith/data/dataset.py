@@ -136,13 +136,14 @@ def train_loader(
     )
 
 
-def auto_workers(device: str) -> int:
-    """Data loading processes for this machine, or for this one of torchrun's processes on it.
+def auto_workers(device: str, cores: int | None = None) -> int:
+    """Data loading processes for so many cores; None: for this machine, or this one of torchrun's processes on it.
 
     On CUDA all cores but one feed the model. On CPU a process would take a core from the model, which costs more than
     it hides (docs/performance.md): batches are made between the steps, unless there are cores to spare.
     """
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(2, cores // 8) if device == "cpu" else max(1, min(8, cores - 1))
 
 

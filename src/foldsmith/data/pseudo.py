@@ -33,6 +33,12 @@ class TrainTable:
             raise UserError(f"fold {fold} has no image to train on", key="data.train_csv")
         return rows
 
+    def fewest_rows(self, fold_of: NDArray[np.int64] | None, num_folds: int) -> int:
+        """Rows that the fold with the fewest trains on; all where the split, a fold for each row, is not known yet."""
+        if fold_of is None:
+            return len(self.home)
+        return min(int(((self.home < 0) | (fold_of[self.home] != fold)).sum()) for fold in range(num_folds))
+
 
 def read_train_table(config: Config, table: Table) -> TrainTable:
     """What to train on: data.train_csv; the experiment's table itself (the same object) where that is one file.

@@ -1,5 +1,6 @@
 """The arguments of train.py, predict_oof.py and ensemble_inference.py that say where the work is done."""
 
+import math
 import os
 from argparse import ArgumentParser, Namespace
 
@@ -12,7 +13,9 @@ def add_launcher(parser: ArgumentParser) -> None:
     group.add_argument("--launcher", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     group.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster, or auto; default: Ray on this machine")
     group.add_argument("--gpus-per-job", type=float, metavar="N", help="of a Ray task; default: 1 where there are GPUs")
-    group.add_argument("--cpus-per-job", type=float, metavar="N", help="of a Ray task, also its threads; default: 1")
+    group.add_argument(
+        "--cpus-per-job", type=float, metavar="N", help="of a Ray task, for its threads and data loading; default: 1"
+    )
 
 
 def refuse_torchrun(what: str) -> None:
@@ -43,5 +46,7 @@ def check_launcher(args: Namespace) -> None:
         value, key = getattr(args, name), f"--{name.replace('_', '-')}"
         if value is not None and args.launcher != "ray":
             raise UserError("goes with --launcher ray", key=key)
-        if isinstance(value, float) and value < 0:
+        if isinstance(value, float) and not 0 <= value < math.inf:
             raise UserError(f"expected a number from 0 up, got {value}", key=key)
+        if name == "gpus_per_job" and value is not None and value > 1 and value != int(value):
+            raise UserError(f"a task has a part of one GPU or whole ones, got {value}", key=key, hint="0.5, 1, 2")

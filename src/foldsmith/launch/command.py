@@ -22,7 +22,7 @@ from foldsmith.training.oof import OofWork, open_oof, predict_oof
 from foldsmith.training.run import open_experiment, train_experiment, train_fold
 
 if TYPE_CHECKING:
-    from foldsmith.launch.ray import Place
+    from foldsmith.launch.cluster import Place
 
 
 def train_command(configs: Sequence[Config], args: Namespace, device: torch.device, script: str | None) -> None:
@@ -55,12 +55,9 @@ def train_command(configs: Sequence[Config], args: Namespace, device: torch.devi
     if args.launcher == "local" and (min(len(slots), folds * len(configs)) == 1 or script is None):
         _one_by_one(configs, args, device)
         return
-    jobs = _open(configs, args)
-    if not jobs:
-        return
     if args.launcher == "ray":
-        _on_ray([job for _, job in jobs], args)
-    elif script is not None:
+        _on_ray(configs, args)
+    elif script is not None and (jobs := _open(configs, args)):
         run_queue([training_job(job) for _, job in jobs], [_command(*job, args, script) for job in jobs], slots)
 
 
@@ -94,10 +91,11 @@ def _command(word: str, job: FoldJob, args: Namespace, script: str) -> Command:
     return Command(words, job.run.fold(job.fold) / "output.log")
 
 
-def _on_ray(folds: Sequence[FoldJob], args: Namespace) -> None:
-    with _place(args) as place:
+def _on_ray(configs: Sequence[Config], args: Namespace) -> None:
+    with _place(args) as place:  # before --fresh deletes anything: there may be no cluster
         from foldsmith.launch.ray import train_folds
 
+        folds = [job for _, job in _open(configs, args)]
         train_folds(place, folds, [training_job(job) for job in folds])
 
 
@@ -157,7 +155,7 @@ def _place(args: Namespace) -> AbstractContextManager["Place"]:
         UserError: when Ray is not installed.
     """
     try:
-        from foldsmith.launch.ray import cluster
+        from foldsmith.launch.cluster import cluster
     except ModuleNotFoundError as missing:
         raise UserError(
             f"{missing.name} is not installed here", key="--launcher", hint="pip install -e '.[ray]'"

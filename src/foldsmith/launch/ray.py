@@ -4,94 +4,34 @@ Ray decides where a task runs, and runs it again when its worker or its node is 
 checkpoint. All nodes see the working folder, the data and the runs under the same paths.
 """
 
-import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foldsmith.config import Config
-from foldsmith.errors import EXIT_ENVIRONMENT, UserError
+from foldsmith.errors import EXIT_ENVIRONMENT, UserError, as_user_error
 from foldsmith.inference.decoded import DecodedImages
-from foldsmith.inference.predict import pick_device, pipeline_of, predict
+from foldsmith.inference.predict import pipeline_of, predict
+from foldsmith.launch.cluster import RETRIES, Nodes, Place
 from foldsmith.launch.progress import Job, Progress
-from foldsmith.malloc import keep_freed_memory
 from foldsmith.metrics import Probabilities
 from foldsmith.models.weights import config_of, load_model, read_header
 from foldsmith.training.job import FoldJob
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import open_experiment, train_fold
 
-RETRIES = 5  # times that a task is run again after its worker was lost
+Result = TypeVar("Result")
+
 POLL = 1.0  # seconds between two looks at the folds' files
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a task works and what it may use. Tasks get it as their first argument."""
-
-    folder: Path
-    cpus: float
-    gpus: float
-
-    def enter(self) -> torch.device:
-        """Begin a task: the driver's working folder, a thread for each of its cores, its device."""
-        if not self.folder.is_dir():
-            raise UserError(
-                f"node {socket.gethostname()} does not have this folder",
-                file=self.folder,
-                hint="share it between nodes",
-            )
-        os.chdir(self.folder)
-        keep_freed_memory()
-        torch.set_num_threads(max(1, int(self.cpus)))
-        return pick_device("cuda" if self.gpus else "cpu")
-
-    def options(self) -> dict[str, Any]:
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": RETRIES}
-
-
-@contextmanager
-def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iterator[Place]:
-    """Be connected to a Ray cluster while the block lasts; one of this machine alone where no address is given.
-
-    Args:
-        gpus, cpus: of each task; None: a GPU where the cluster has some, and one core.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    own: dict[str, Any] = {} if address else {"include_dashboard": False}
-    try:
-        _knock(address)
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no Ray cluster can be reached: {error}",
-            key="--address",
-            hint="`ray start --head` makes one; without --address Ray is started here",
-            code=EXIT_ENVIRONMENT,
-        ) from None
-    try:
-        known = ray.cluster_resources()
-        gpus = float(known.get("GPU", 0) > 0) if gpus is None else gpus
-        yield Place(Path.cwd(), 1.0 if cpus is None else cpus, gpus)
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str | None) -> None:
-    """Raise an OSError where nothing listens: Ray would try for minutes."""
-    host, colon, port = (address or "").rpartition(":")
-    if colon and port.isdecimal() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @dataclass(frozen=True)
@@ -102,18 +42,48 @@ class _Failure:
     code: int
 
 
-def _caught(function: Callable[[], None]) -> _Failure | None:
+def _caught(function: Callable[[], Result]) -> Result | _Failure:
+    """What the function gives, or the error that it ends with, if it is one for users."""
     try:
-        function()
-    except UserError as error:
-        return _Failure(str(error), error.code)
-    return None
+        return function()
+    except Exception as error:
+        known = as_user_error(error)
+        if known is None:
+            raise
+        return _Failure(str(known), known.code)
+
+
+@ray.remote(num_cpus=0)
+class _Begun:
+    """Which tasks have begun: their numbers, and the nodes that they are on. It lives on the driver's node."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[int, str] = {}
+
+    def note(self, number: int, node: str) -> None:
+        self.nodes[number] = node
+
+    def all(self) -> dict[int, str]:
+        return self.nodes
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Where a task says that it has begun."""
+
+    begun: Any  # the handle of a _Begun
+    number: int
+
+    def begin(self) -> None:
+        self.begun.note.remote(self.number, ray.get_runtime_context().get_node_id())
 
 
 @ray.remote
-def _train(place: Place, config: Config, output: Path, fold: int) -> _Failure | None:
+def _train(place: Place, row: _Row, config: Config, output: Path, fold: int) -> _Failure | None:
     def train() -> None:
-        with open_experiment(config, output=output, device=place.enter(), only_fold=fold, retried=True) as (job,):
+        row.begin()
+        where: dict[str, Any] = {"output": output, "device": place.enter(), "only_fold": fold, "cores": place.cores}
+        with open_experiment(config, **where, retried=True) as (job,):
             node = ray.get_runtime_context().get_node_id()
             job.say(f"on node {node} ({socket.gethostname()}), process {os.getpid()}")
             train_fold(job)
@@ -122,8 +92,9 @@ def _train(place: Place, config: Config, output: Path, fold: int) -> _Failure | 
 
 
 @ray.remote
-def _predict_oof(place: Place, config: Config, weights: Path, output: Path) -> _Failure | None:
+def _predict_oof(place: Place, row: _Row, config: Config, weights: Path, output: Path) -> _Failure | None:
     def work() -> None:
+        row.begin()
         predict_oof(config, [weights], output=output, device=place.enter())
 
     return _caught(work)
@@ -134,7 +105,8 @@ def _predict_shard(
     place: Place, weights: Path, paths: list[Path], there: int, views: list[str], merge: str
 ) -> tuple[Probabilities, dict[int, str]] | _Failure:
     """Probabilities of some of the test images, and which of them can't be read."""
-    try:
+
+    def work() -> tuple[Probabilities, dict[int, str]]:
         device = place.enter()
         seen = sum(path.is_file() for path in paths)
         if seen != there:  # else they would count as unreadable ones
@@ -147,40 +119,54 @@ def _predict_shard(
         images = DecodedImages(paths, bad_hint=None)
         model = load_model(weights, device)
         return predict(model, images, pipeline_of(config, device), views, weights.name, merge=merge), images.bad
-    except UserError as error:
-        return _Failure(str(error), error.code)
+
+    return _caught(work)
 
 
 def train_folds(place: Place, folds: Sequence[FoldJob], rows: Sequence[Job]) -> None:
     """Train folds whose runs' folders are made; `rows` are theirs in the table."""
+    if not folds:
+        return
     task = _train.options(**place.options())
-    _follow([task.remote(place, job.config, job.run.output, job.fold) for job in folds], rows)
+
+    def start(job: FoldJob, row: _Row) -> Any:
+        return task.remote(place, row, job.config, job.run.output, job.fold)
+
+    _follow(place, [partial(start, job) for job in folds], rows)
 
 
 def predict_weights(place: Place, weights: Sequence[tuple[Config, Path]], output: Path) -> None:
     """Write the OOF files of weights that open_oof has checked; each comes with its resolved config."""
     task = _predict_oof.options(**place.options())
-    tasks = [task.remote(place, config, path, output) for config, path in weights]
-    _follow(tasks, [Job(f"{path.name} out-of-fold") for _, path in weights])
+
+    def start(config: Config, path: Path, row: _Row) -> Any:
+        return task.remote(place, row, config, path, output)
+
+    rows = [Job(f"{path.name} out-of-fold") for _, path in weights]
+    _follow(place, [partial(start, config, path) for config, path in weights], rows)
 
 
-def _follow(tasks: Sequence[Any], rows: Sequence[Job]) -> None:
-    """Show the table until all tasks are done.
+def _follow(place: Place, starts: Sequence[Callable[[_Row], Any]], rows: Sequence[Job]) -> None:
+    """Start the tasks, and show the table until all are done.
 
     Raises:
         UserError: when some failed.
     """
-    progress, waiting = Progress(rows), dict(zip(tasks, rows, strict=True))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    begun = _Begun.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    progress, nodes = Progress(rows), Nodes(place)
+    waiting = {start(_Row(begun, number)): number for number, start in enumerate(starts)}
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=POLL)
         for task in done:
-            row = waiting.pop(task)
+            row = rows[waiting.pop(task)]
             failure = _result(task)
             row.state = "finished"
             if failure is not None:
                 row.fail(failure.text, failure.code)
-        for row in waiting.values():
-            row.state = "running" if row.detail() else row.state
+        there, on = nodes.look(), ray.get(begun.all.remote())
+        for number in waiting.values():  # one whose node is lost waits for another
+            rows[number].state = "running" if on.get(number) in there else "waiting"
         progress.show()
     progress.raise_failures()
 
@@ -232,7 +218,11 @@ class ShardedPrediction:
             tasks.append(task.remote(self.place, weights.resolve(), images, there, views, merge))
         parts: list[Probabilities] = []
         bad: dict[int, str] = {}
-        for shard, found in zip(shards, map(_result, tasks), strict=True):
+        nodes = Nodes(self.place)
+        for shard, started in zip(shards, tasks, strict=True):
+            while not ray.wait([started], timeout=POLL)[0]:
+                nodes.look()
+            found = _result(started)
             if isinstance(found, _Failure):
                 raise UserError(found.text, code=found.code)
             parts.append(found[0])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,7 +32,8 @@ ALONE = timedelta(hours=4)
 JOIN = timedelta(minutes=10)  # in which all processes of a start have come to their first meeting
 KNOCK = timedelta(seconds=5)  # in which a store that is there answers
 
-# How gloo and torch's store tell that another process is gone or silent; nccl ends the process by itself.
+# How gloo, torch's store and nccl tell that another process is gone or silent. Where nccl notices in the background
+# only, torch ends the process by itself.
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -39,6 +41,9 @@ _LOST = (
     "Timed out waiting",
     "timed out after",
     "wait timeout after",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+    "Connection closed by remote peer",
 )
 
 _device = torch.device("cpu")  # whose backend sums numbers: between GPUs nccl is many times as fast as gloo
@@ -57,7 +62,26 @@ def processes_here() -> int:
 
 def restarted() -> bool:
     """Whether torchrun or SLURM started this process anew, after another one, or its machine, was lost."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return bool(starters(again=True))
+
+
+def starters(*, again: bool = False) -> list[str]:
+    """Names, which no others have, of the torchrun and the SLURM job that this process belongs to.
+
+    Args:
+        again: only of those that started it anew.
+    """
+    found, known = [], os.environ
+    if "TORCHELASTIC_RESTART_COUNT" in known and int(known["TORCHELASTIC_RESTART_COUNT"]) >= again:
+        # torchrun is the parent of its processes. Its own name is "none" unless it was given one.
+        parent = os.getppid()
+        began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the boot
+        found.append(f"torchrun {known.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {parent} {began}")
+    if ("SLURM_JOB_ID" in known or "SLURM_RESTART_COUNT" in known) and int(
+        known.get("SLURM_RESTART_COUNT", "0")
+    ) >= again:
+        found.append(f"SLURM {known.get('SLURM_CLUSTER_NAME')} {known.get('SLURM_JOB_ID')}")
+    return found
 
 
 def several_hosts() -> bool:

@@ -1,6 +1,7 @@
 """The run's folder: what lies where, and whether it belongs to this experiment."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,15 @@ class RunFolder:
         return self.path / f"{self.name}_f{fold}.npy"
 
 
-def open_run(run: RunFolder, config: Config, *, fresh: bool = False, only_fold: int | None = None) -> None:
+def open_run(
+    run: RunFolder, config: Config, *, fresh: bool = False, only_fold: int | None = None, starters: Sequence[str] = ()
+) -> None:
     """Make the run's folder, or go on in it when the same experiment made it. Writes the resolved config into it.
 
     Args:
         config: resolved, and proved to train.
         fresh: throw away what is there: everything, or one fold when `only_fold` is given.
+        starters: names of what may start this program anew, with the same arguments; see `started_over`.
 
     Raises:
         UserError: when the folder was made by another config, naming the keys that differ.
@@ -95,6 +99,18 @@ def open_run(run: RunFolder, config: Config, *, fresh: bool = False, only_fold: 
         for path in (run.weights(only_fold), run.oof(only_fold), run.oof(only_fold).with_suffix(".json")):
             path.unlink(missing_ok=True)
     write_text(run.config, dump_yaml(config.model_dump(mode="json")))
+    if fresh and starters:
+        write_text(_started_over(run, only_fold), "".join(f"{name}\n" for name in starters))
+
+
+def started_over(run: RunFolder, only_fold: int | None, starters: Sequence[str]) -> bool:
+    """Whether --fresh was done already, by an earlier start of the same job: what is there now is the job's own."""
+    path = _started_over(run, only_fold)
+    return path.is_file() and not set(starters).isdisjoint(path.read_text(encoding="utf-8").splitlines())
+
+
+def _started_over(run: RunFolder, only_fold: int | None) -> Path:
+    return (run.path if only_fold is None else run.fold(only_fold)) / "started_over_by.txt"
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

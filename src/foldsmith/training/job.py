@@ -1,5 +1,7 @@
 """One fold of one experiment: all that its training reads, and what proves that artefacts belong to it."""
 
+import errno
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,8 +41,20 @@ class Images:
     def sha256(self) -> str:
         """Of the images' names and sizes: reading them all would take minutes."""
         paths = self.table if self.train == self.table else self.table + self.train
-        sizes = (path.stat().st_size if path.is_file() else -1 for path in paths)
-        return sha256_lines(f"{path.name} {size}" for path, size in zip(paths, sizes, strict=True))
+        return sha256_lines(f"{path.name} {_size(path)}" for path in paths)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 where there is none. It is asked for once: a file server takes its time for each answer."""
+    try:
+        found = path.stat()
+    except ValueError:  # of names
+        return -1
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class FoldJob:
     read: Callable[[Path], Image]  # what reads an image, from a cache where there is one
     profile: bool = False  # the first epoch that is trained
     workers: int = 0  # data loading processes
+    cores: int | None = None  # that threads and these share; None: this process's
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from foldsmith.models.build import slow_batch_norm, with_image_stats
 from foldsmith.models.weights import read_header
 from foldsmith.training import distributed, parallel
 from foldsmith.training.checkpoints import Progress, Training, load_checkpoint, restore
-from foldsmith.training.folder import RunFolder, open_run
+from foldsmith.training.folder import RunFolder, open_run, started_over
 from foldsmith.training.job import FoldJob, Images
 from foldsmith.training.lock import remove_stale_files
 from foldsmith.training.loggers import check_loggers
@@ -41,6 +41,7 @@ from foldsmith.training.setup import (
     build_loader,
     build_network,
     build_plan,
+    check_batch,
     check_warmup,
     start_stage,
     try_stages,
@@ -78,6 +79,7 @@ def open_experiment(
     profile: bool = False,
     cache: bool = True,
     retried: bool = False,
+    cores: int | None = None,
 ) -> Iterator[list[FoldJob]]:
     """Make or check the run's folder, and hold it as long as the block lasts; gives the folds to train.
 
@@ -88,6 +90,7 @@ def open_experiment(
         profile: write a trace of some steps of each fold's first epoch.
         cache: decode the images into a cache where there is none; False: other processes train the folds, and do it.
         retried: this may be done again after a machine was lost.
+        cores: that the folds may use; None: those of this process, with the threads that it began with.
     """
     if only_fold is not None and not 0 <= only_fold < config.data.num_folds:
         raise UserError(f"{only_fold} is not in 0..{config.data.num_folds - 1} (data.num_folds)", key="--fold")
@@ -100,20 +103,19 @@ def open_experiment(
 
     run = RunFolder(output, config.name)
     main, made = distributed.is_main(), None
-    if fresh and distributed.several_hosts():
-        hint = f"remove {run.path} first"  # each machine counts restarts for itself: one might delete what was finished
-        raise UserError("torchrun on several machines can't tell a restart from a start", key="--fresh", hint=hint)
-    fresh = fresh and not distributed.restarted()
+    fresh = fresh and _starts_over(run, only_fold)
     if main and (fresh or not run.config.is_file()):
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
+    for stage in stages_of(config):
+        check_batch(stage.config.train, train.fewest_rows(made, config.data.num_folds))
     after_loss = retried or distributed.restarted() or distributed.several_hosts()
     with held(run, only_fold, after_loss=after_loss) if main else nullcontext():
         chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
         with distributed.main_first():
             if main:
-                open_run(run, config, fresh=fresh, only_fold=only_fold)
+                open_run(run, config, fresh=fresh, only_fold=only_fold, starters=distributed.starters())
                 if stale := remove_stale_files(run, chosen):
                     print(f"{config.name}: {stale} half-written files of a killed run removed")
             folds = load_folds(config, table, run.folds, made)
@@ -125,7 +127,7 @@ def open_experiment(
         read = cached_images(config, images.groups, build=build)
         distributed.barrier()  # another machine may still be decoding
         common = (config, table, train, images, folds, hashes, run)
-        yield [FoldJob(*common, fold, device, read, profile) for fold in chosen]
+        yield [FoldJob(*common, fold, device, read, profile, cores=cores) for fold in chosen]
 
 
 def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[str, str]]:
@@ -138,6 +140,14 @@ def read_images(config: Config, table: Table) -> tuple[Images, TrainTable, dict[
     if train.table is not table:
         hashes["data_sha256"] = sha256_lines([table.sha256, train.table.sha256])
     return images, train, hashes
+
+
+def _starts_over(run: RunFolder, only_fold: int | None) -> bool:
+    """Whether --fresh deletes what is there: not what an earlier start of the same job has made."""
+    if distributed.several_hosts():
+        hint = f"remove {run.path} first"  # each machine counts restarts for itself: one might delete what was finished
+        raise UserError("torchrun on several machines can't tell a restart from a start", key="--fresh", hint=hint)
+    return not started_over(run, only_fold, distributed.starters(again=True))
 
 
 def fill_cache(config: Config) -> None:
@@ -209,7 +219,7 @@ def _train_stages(job: FoldJob, pieces: int) -> Progress:
     frozen = checkpoint["identity"] if checkpoint else {}
     if frozen.get("processes", 1) != distributed.size():
         frozen = {}  # other processes divide the cores in another way
-    job = replace(job, workers=use_cores(config.train, job.device, frozen))
+    job = replace(job, workers=use_cores(config.train, job.device, frozen, job.cores))
     job.say(f"{job.workers} data loading processes, {torch.get_num_threads()} torch threads on {job.device}")
 
     stages = stages_of(config)

@@ -98,16 +98,17 @@ def _rates(optimizer: Optimizer) -> dict[str, Any]:
     return {"head_lr": optimizer.head_lr, "group_lrs": optimizer.group_lrs}
 
 
-def use_cores(train: Train, device: torch.device, frozen: Mapping[str, Any]) -> int:
+def use_cores(train: Train, device: torch.device, frozen: Mapping[str, Any], cores: int | None = None) -> int:
     """Divide the machine's cores: set torch's threads, and return the number of data loading processes.
 
     Args:
         frozen: `threads` and `workers` of a run that goes on. Sums over threads are split by their number: the same
             number gives the same bits.
+        cores: that were given to this work; None: those of this process, of which OMP_NUM_THREADS may leave some.
     """
-    workers = frozen.get("workers", auto_workers(device.type)) if train.workers == "auto" else train.workers
-    free = max(1, len(os.sched_getaffinity(0)) - (workers if train.workers == "auto" else 0))
-    torch.set_num_threads(frozen.get("threads", min(THREADS, free)))
+    workers = frozen.get("workers", auto_workers(device.type, cores)) if train.workers == "auto" else train.workers
+    free = max(1, (cores or len(os.sched_getaffinity(0))) - (workers if train.workers == "auto" else 0))
+    torch.set_num_threads(frozen.get("threads", min(THREADS, free) if cores is None else free))
     cv2.setNumThreads(0)  # waking OpenCV's threads takes longer than an image does
     return workers
 
@@ -129,16 +130,22 @@ def build_loader(
     augment = Augment(config.augmentations, geometry_of(config))
     images = AugmentedImages(paths, table.ids, augment, train.seed, read, bad_image_hint(config))
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
+    check_batch(train, len(images))
     batch, sampler = batch_of_all(train), build_sampler(train.sampler, table)
-    if min(batch, len(images)) < distributed.size():
-        raise UserError(
-            f"{distributed.size()} processes can't share a batch of {min(batch, len(images))} images",
-            key="train.batch_size",
-            hint="a larger one, train.batch_size_is: per_process, or fewer processes",
-        )
     order = EpochOrder(len(images), batch, train.seed, max_batches, sampler, distributed.part_of)
     pin = device.type == "cuda"
     return train_loader(images, order, workers=workers, pin=pin, timeout=train.worker_timeout), order
+
+
+def check_batch(train: Train, images: int) -> None:
+    """Refuse batches of which some process would have no image, where a fold trains on so many images."""
+    batch = min(batch_of_all(train), images)
+    if batch < distributed.size():
+        raise UserError(
+            f"{distributed.size()} processes can't share a batch of {batch} images",
+            key="train.batch_size",
+            hint="a larger one, train.batch_size_is: per_process, or fewer processes",
+        )
 
 
 def batch_of_all(train: Train) -> int:
