@@ -118,6 +118,12 @@ def test_one_label_of_several_words_is_taken_whole(labels, tmp_path):
     assert found.warnings[0].startswith(f"labels such as {whole!r} are taken whole")
 
 
+def test_numbers_side_by_side_are_several_labels(tmp_path):
+    """All images have the same two, so that no number is in another text."""
+    found = lay(tmp_path, both(), train=table("id,attribute_ids", ["0 1"]))
+    assert found.section["task"] == "multilabel" and found.section["label_separator"] == " "
+
+
 def test_a_column_of_the_sample_for_every_label_of_several_words(tmp_path):
     sample = table("id,black cat,big cat", ["0"], ["1"], ids=TEST)
     found = lay(tmp_path, both(), train=table("id,kind", ["black cat", "big cat"]), sample_submission=sample)

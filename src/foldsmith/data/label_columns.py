@@ -97,10 +97,11 @@ def _words(text: str, separator: str) -> list[str]:
 def _are_whole(texts: Sequence[str], separator: str, sample: Sheet | None) -> bool:
     """Whether texts of several words are one label each: there are few, and none has a word of another.
 
-    Or the sample submission has a column for each of them.
+    Or the sample submission has a column for each of them. Numbers side by side are several labels.
     """
     whole = sorted(set(texts))
     if sample is not None and set(whole) <= set(sample.columns):
         return True
     words = Counter(word for text in whole for word in set(_words(text, separator)))
-    return 2 * len(whole) <= len(texts) and max(words.values()) == 1
+    is_text = all(any(letter.isalpha() for letter in word) for word in words)
+    return is_text and 2 * len(whole) <= len(texts) and max(words.values()) == 1
