@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 CHAIN = """
@@ -43,6 +45,7 @@ def artefacts(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(warm, mini, few, tmp_path):
     """One in a process that had imported everything, one in a new process with other hashes."""
     folder = tmp_path / "warm"

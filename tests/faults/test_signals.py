@@ -29,8 +29,9 @@ def ends_well(child, number: signal.Signals, *, group: bool) -> None:
 SLOW = pytest.mark.slow
 # Data loading processes, signal, whether it goes to all processes, and what it finds: a step, or a wait for an image
 # that does not come.
-TRAINING = [(2, signal.SIGTERM, True, "step"), (2, signal.SIGINT, True, "step"), (2, signal.SIGTERM, False, "images")]
+TRAINING = [(2, signal.SIGTERM, True, "step"), (2, signal.SIGINT, True, "step")]
 TRAINING += [pytest.param(workers, number, False, "step", marks=SLOW) for workers in (0, 2) for number in SIGNALS]
+TRAINING += [pytest.param(2, signal.SIGTERM, False, "images", marks=SLOW)]
 TRAINING += [pytest.param(2, signal.SIGINT, True, "images", marks=SLOW)]
 PREDICTING = [(signal.SIGINT, "step"), pytest.param(signal.SIGTERM, "step", marks=SLOW)]
 PREDICTING += [pytest.param(number, "images", marks=SLOW) for number in SIGNALS]
