@@ -251,3 +251,15 @@ def test_a_signal_that_comes_after_the_end_disturbs_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\ncleaned up\n", "")
+
+
+def test_a_signal_that_nobody_is_told_of_ends_it_all_the_same() -> None:
+    """stderr is a pipe that nobody reads any more, and the program forgives errors of files."""
+    source = (
+        "import os, signal\nfrom foldsmith.errors import run\n"
+        "reader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 2)\n"
+        "def main(argv):\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except OSError:\n        print('goes on')\nrun(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "")

@@ -1,5 +1,6 @@
 """Weights are found by name and hash; what is strange about them is refused before anything is written."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from foldsmith.ensemble.file import Ensemble, read_ensemble
 from foldsmith.errors import UserError
 from foldsmith.files import sha256_file
 from foldsmith.inference.ensemble import Options, run_ensemble
-from foldsmith.inference.find import find_weights, remove_left_weights
+from foldsmith.inference.find import _decrypted, find_weights, remove_left_weights
 from tests.conftest import Chain
 
 CPU = torch.device("cpu")
@@ -130,3 +131,14 @@ def test_decrypted_weights_of_a_killed_process_are_removed_by_the_next(tmp_path,
     ended = decrypting_process(tmp_path / "w.safetensors.enc", "")
     ended.communicate()
     assert list((tmp_path / "TMPDIR").iterdir()) == []
+
+
+def test_weights_are_decrypted_where_files_can_not_be_locked(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setenv("FOLDSMITH_PASSPHRASE", "p")
+    (tmp_path / "w.safetensors").write_bytes(b"secret")
+    encrypt_file(tmp_path / "w.safetensors", tmp_path / "w.safetensors.enc", "p")
+    assert _decrypted(tmp_path / "w.safetensors.enc", "w.safetensors").read_bytes() == b"secret"

@@ -6,6 +6,7 @@ Exit codes (documented in docs/design.md, section 6):
 """
 
 import _thread
+import contextlib
 import difflib
 import errno
 import io
@@ -171,7 +172,8 @@ def _say_and_hurry(signum: int) -> None:
     _in_background(_PATIENCE, os._exit, 128 + signum)
     word = "interrupted" if signum == signal.SIGINT else "terminated"
     # At once, for cleaning up may hang; by the system, for the signal may have come in the middle of a print.
-    os.write(2, f"{word}; what was finished is kept\n".encode())
+    with contextlib.suppress(OSError):  # nobody listens
+        os.write(2, f"{word}; what was finished is kept\n".encode())
 
 
 def _imports(frame: FrameType | None) -> bool:

@@ -122,10 +122,12 @@ def _decrypted(path: Path, name: str) -> Path:
     from foldsmith.crypt import decrypt_file  # most machines need no cryptography
 
     passphrase = read_passphrase(path)
-    remove_left_weights(private_folder())
-    folder = Path(tempfile.mkdtemp(prefix=decrypted_prefix(os.getpid()), dir=private_folder()))
+    temporary = private_folder()
+    remove_left_weights(temporary)
+    folder = Path(tempfile.mkdtemp(prefix=decrypted_prefix(os.getpid()), dir=temporary))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # until this process and its children are gone
+    with contextlib.suppress(OSError):  # a file system without locks: nobody can take it for left there, either
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # until this process and its children are gone
     decrypt_file(path, folder / name, passphrase)
     return folder / name
 
