@@ -5,20 +5,15 @@ Exit codes (documented in docs/design.md, section 6):
     5 the deadline came and a partial but valid result was written    130 / 143 ended by SIGINT / SIGTERM
 """
 
-import _thread
-import contextlib
 import difflib
 import errno
 import io
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from types import FrameType
 
 from foldsmith.malloc import keep_freed_memory
+from foldsmith.signals import handle_signals
 
 # A disk that is full, over its quota, read-only or not ours, or a path that leads through a file.
 WRITE_ERRNOS = {
@@ -34,9 +29,6 @@ WRITE_ERRNOS = {
 }
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
-
-_PATIENCE = 7.0  # seconds in which a program that was told to stop may clean up
-_RETRY = 0.05  # seconds between looks whether an import has ended
 
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
@@ -119,76 +111,6 @@ def as_user_error(error: Exception) -> UserError | None:
         hint = "a smaller batch_size or input_size needs less memory"
         return UserError(str(error) or "out of memory", hint=hint, code=EXIT_ENVIRONMENT)
     return None
-
-
-@dataclass
-class Signals:
-    """What became of SIGTERM and Ctrl-C in a process."""
-
-    came: int | None = None
-    over: bool = False  # the program has ended: Python takes it apart, which no signal is to disturb
-
-
-def handle_signals() -> Signals:
-    """SIGTERM and Ctrl-C unwind this process; a second one ends it at once, and so does waiting for `_PATIENCE`.
-
-    One that comes in the middle of an import waits for its end: libraries make other errors of it, or abort. In a
-    forked child a signal ends it at once, unless it calls this, too.
-    """
-    process, state, again = os.getpid(), Signals(), threading.Event()
-
-    def repeat(signum: int) -> None:
-        again.set()
-        _thread.interrupt_main(signal.Signals(signum))
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a data loading process that has only just begun: its parent tells the user
-            os._exit(128 + signum)
-        if state.over:
-            signal.signal(signum, signal.SIG_DFL)  # for a second one
-            return
-        if state.came is None:
-            state.came = signum
-            _say_and_hurry(signum)
-        elif not again.is_set():
-            os._exit(128 + signum)
-        again.clear()
-        if _imports(frame):
-            _in_background(_RETRY, repeat, signum)
-        elif signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            sys.exit(128 + signum)
-
-    signal.signal(signal.SIGTERM, handle)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored below nohup
-        signal.signal(signal.SIGINT, handle)
-    return state
-
-
-def _say_and_hurry(signum: int) -> None:
-    """What the first signal does: its words, and a limit to the time that cleaning up may take."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when loading processes end, too
-    _in_background(_PATIENCE, os._exit, 128 + signum)
-    word = "interrupted" if signum == signal.SIGINT else "terminated"
-    # At once, for cleaning up may hang; by the system, for the signal may have come in the middle of a print.
-    with contextlib.suppress(OSError):  # nobody listens
-        os.write(2, f"{word}; what was finished is kept\n".encode())
-
-
-def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported in this frame."""
-    while frame is not None and frame.f_code is not run.__code__:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _in_background(seconds: float, call: Callable[[int], object], number: int) -> None:
-    timer = threading.Timer(seconds, call, [number])
-    timer.daemon = True
-    timer.start()
 
 
 def shown(value: object, longest: int = 200) -> str:

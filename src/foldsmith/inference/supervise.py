@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from foldsmith.errors import handle_signals
+from foldsmith.signals import handle_signals
 
 
 def decrypted_prefix(process: int | str) -> str:
