@@ -7,8 +7,9 @@
 each core, at most 6), each with an equal share of the cores as its threads. Of each engine:
 
 seconds    of the whole command, from its start to its end
-training   seconds within epochs, summed over the processes (timings.csv): the work itself, on the cores that it had
-lost       the share of (seconds x processes at once) that is not training: start-up, the split, waiting, the engine
+in epochs  seconds within epochs, summed over the processes (timings.csv)
+lost       the share of (seconds x processes at once) that is not work. The work of all rows is what the first has in
+           epochs; the rest is start-up, the split, waiting, the engine, and cores that are slower when both are busy
 
 The folds of the local launcher, side by side and on Ray, have the same weights, byte for byte; that is checked. Ray is
 started and stopped within its command.
@@ -101,12 +102,14 @@ def main() -> None:
         for seed, path in enumerate(configs):
             base, folds = ROOT / "configs" / "clipart_tiny.yml", FOLDS // len(EXPERIMENTS)
             path.write_text(EXPERIMENT.format(base=base, folds=folds, seed=seed))
-        print(f"| {cores} cores, {threads} of them a process | seconds | training | processes | lost |")
+        print(f"| {cores} cores, {threads} of them a process | seconds | in epochs | processes | lost |")
         print("|---|---|---|---|---|")
-        digests = {}
+        digests: dict[str, str] = {}
+        work = 0.0
         for number, engine in enumerate(engines(processes)):
             seconds, epochs = run(Path(name) / str(number), configs, engine, threads)
-            lost = 1 - epochs / (seconds * engine.at_once)
+            work = work or epochs  # of the first, which waits for nobody
+            lost = 1 - work / (seconds * engine.at_once)
             print(f"| {engine.name} | {seconds:.1f} | {epochs:.1f} | {engine.at_once} | {lost:.0%} |", flush=True)
             if engine.of_a_fold == 1:  # torchrun's sums have another order
                 digests[engine.name] = digest(Path(name) / str(number))

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,32 @@ def test_whoever_is_asked_to_end_ends_its_processes_with_time_to_save(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         run_queue([Job("a")], [python(code, tmp_path / "log")], [Slot({}, frozenset(os.sched_getaffinity(0)))])
     assert saved.read_text() == "state"
+
+
+ORPHAN = """
+import os, sys
+from foldsmith.launch.local import Command, Slot, run_queue
+from foldsmith.launch.progress import Job
+from pathlib import Path
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(3600)"
+command = Command([sys.executable, "-S", "-c", code], Path(sys.argv[1]))
+run_queue([Job("a")], [command], [Slot({}, frozenset(os.sched_getaffinity(0)))])
+"""
+
+
+def test_the_processes_of_a_killed_launcher_end_with_it(tmp_path):
+    """Else they hold their folds for hours, and the same command is refused."""
+    log = tmp_path / "log"
+    launcher = subprocess.Popen([sys.executable, "-c", ORPHAN, log], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not log.exists() or not log.read_text().endswith("\n"):
+        assert launcher.poll() is None
+        time.sleep(0.01)
+    stat = Path("/proc", log.read_text().strip(), "stat")
+    assert stat.exists()
+    launcher.kill()
+    launcher.wait()
+    while stat.exists() and " Z " not in stat.read_text():  # pytest's timeout ends it where it never does
+        time.sleep(0.01)
 
 
 def test_the_table_writes_what_changed_and_redraws_on_a_terminal(monkeypatch, capsys):

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -244,6 +245,31 @@ def test_a_task_has_a_thread_for_each_of_its_cores(small, monkeypatch, tmp_path)
             assert f"0 data loading processes, {threads} torch threads on cpu" in log
     finally:
         torch.set_num_threads(before)
+
+
+TOLD_TO_END = """
+import os, signal, sys, time
+from foldsmith.errors import run
+from foldsmith.launch.cluster import cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def main(argv):
+    with cluster(sys.argv[1], None, None):
+        os.kill(os.getpid(), int(sys.argv[2]))
+        time.sleep(60)
+run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_driver_that_is_told_to_end(cluster, number, words):
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_END, cluster.address, str(int(number))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"{words}; what was finished is kept\n")
 
 
 def test_an_unexpected_error_of_a_task_keeps_its_traceback():

@@ -1,14 +1,22 @@
 """Samplers draw what they say, the same for every (seed, epoch), and class weights are those of their formulas."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from foldsmith.config import load_config
 from foldsmith.config.section import Component
 from foldsmith.data.dataset import EpochOrder
+from foldsmith.data.images import read_image
+from foldsmith.data.pseudo import TrainTable
 from foldsmith.data.sampling import SAMPLERS, build_sampler, class_weights
 from foldsmith.data.tables import Classes, Table
 from foldsmith.errors import UserError
+from foldsmith.training import distributed
+from foldsmith.training.setup import build_loader
 
 
 def table(labels: list[list[int]], classes: int = 4) -> Table:
@@ -152,3 +160,19 @@ def test_a_class_without_images_has_no_weight(formula):
     )
     with pytest.raises(UserError, match="images: 3 of 5 classes, 'c1' first, have none\n"):
         class_weights(table([[0, 4]], classes=5), formula)
+
+
+def test_a_sampler_that_draws_less_than_the_processes_is_refused(monkeypatch):
+    """Of each class one image, once."""
+    labels = table([[0]] * 7 + [[1]])
+    train = TrainTable(labels, np.arange(8))
+    sampler = Component(name="undersample", params={"threshold": 1})
+    assert train.fewest_draws(sampler, None, 2) == 2
+    assert train.fewest_draws(None, None, 2) == 8
+    fold_of = np.array([0, 0, 0, 1, 1, 1, 1, 0])
+    assert train.fewest_draws(None, fold_of, 2) == 4
+    assert train.fewest_draws(sampler, fold_of, 2) == 1  # of fold 0, whose own the only image of class 1 is
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    config = load_config("clipart_tiny", ["train.sampler={name: undersample, params: {threshold: 1}}"])
+    with pytest.raises(UserError, match="train.batch_size: 3 processes can't share a batch of 2 images"):
+        build_loader(config, labels, [Path("x.jpg")] * 8, torch.device("cpu"), read_image, 0)

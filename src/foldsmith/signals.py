@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -61,6 +62,11 @@ def handle_signals() -> Signals:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored below nohup
         signal.signal(signal.SIGINT, handle)
     return state
+
+
+def end_with_the_parent() -> None:
+    """Have this process told to end when its parent dies, even where that is killed. Linux alone knows this."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _say_and_hurry(signum: int) -> None:

@@ -94,7 +94,7 @@ def test_process_0_may_work_alone_for_long_but_a_silent_one_is_given_up(config, 
     code, output = two_processes(script(tmp_path, SILENT), *words(config, tmp_path))
     assert code != 0
     assert "epoch 1/2" in output, "9 seconds of scoring are more than a step's 6"
-    assert "process 0 lost another one: Timed out waiting" in output
+    assert "process 0 lost another one, which may have said why: Timed out waiting" in output
     assert "torchrun --max-restarts 3 calls it again by itself" in output
 
 
@@ -226,7 +226,10 @@ def test_the_lock_of_a_lost_machine_is_waited_for(tmp_path, monkeypatch):
 def test_a_loss_that_nccl_or_gloo_tells_of_is_an_error_for_users(said, monkeypatch):
     monkeypatch.setattr(distributed, "under_torchrun", lambda: True)
     monkeypatch.setattr(distributed, "_join", lambda backend, device: None)
-    with pytest.raises(UserError, match="process 0 lost another one: ") as caught, distributed.process_group(CPU):
+    with (
+        pytest.raises(UserError, match="process 0 lost another one, which may have said why: ") as caught,
+        distributed.process_group(CPU),
+    ):
         raise torch.distributed.DistBackendError(said)
     assert caught.value.code == 3
     with (

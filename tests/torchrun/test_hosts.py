@@ -115,6 +115,6 @@ def test_a_host_that_vanishes_is_noticed_and_the_other_goes_on(config, single, t
             os.kill(int(pid), signal.SIGKILL)
         jobs[1].communicate()
     assert jobs[0].returncode == 0, output
-    assert "process 0 lost another one: Timed out waiting" in output
+    assert "process 0 lost another one, which may have said why: Timed out waiting" in output
     assert "goes on after epoch 1" in (tmp_path / "a" / "fold0" / "train.log").read_text()
     assert differ(single, tmp_path) < 1e-5

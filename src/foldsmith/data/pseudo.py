@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foldsmith.config import Config
+from foldsmith.config.section import Component
 from foldsmith.data.folds import Folds
 from foldsmith.data.images import find_images
+from foldsmith.data.sampling import build_sampler
 from foldsmith.data.sheets import checked_ids, id_column, read_label_csv
 from foldsmith.data.tables import Table, encode_labels, label_words, valid_csv_path
 from foldsmith.errors import UserError
@@ -33,11 +35,20 @@ class TrainTable:
             raise UserError(f"fold {fold} has no image to train on", key="data.train_csv")
         return rows
 
-    def fewest_rows(self, fold_of: NDArray[np.int64] | None, num_folds: int) -> int:
-        """Rows that the fold with the fewest trains on; all where the split, a fold for each row, is not known yet."""
-        if fold_of is None:
-            return len(self.home)
-        return min(int(((self.home < 0) | (fold_of[self.home] != fold)).sum()) for fold in range(num_folds))
+    def fewest_draws(self, sampler: Component | None, fold_of: NDArray[np.int64] | None, num_folds: int) -> int:
+        """Images of an epoch of the fold that has the fewest; of all rows where the split is not known yet.
+
+        Args:
+            sampler: train.sampler.
+            fold_of: the fold of each row of the experiment's table.
+        """
+        trained = [np.ones(len(self.home), dtype=np.bool_)]
+        if fold_of is not None:
+            trained = [(self.home < 0) | (fold_of[self.home] != fold) for fold in range(num_folds)]
+        if sampler is None:
+            return min(int(mask.sum()) for mask in trained)
+        draws = (build_sampler(sampler, self.table.take(np.flatnonzero(mask))) for mask in trained)
+        return min(each.length for each in draws if each is not None)
 
 
 def read_train_table(config: Config, table: Table) -> TrainTable:

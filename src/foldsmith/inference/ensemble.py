@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,8 +34,16 @@ from foldsmith.inference.submission import Submission, check_writable
 from foldsmith.inference.views import expand_views
 from foldsmith.metrics import Probabilities, decide
 
-# A weights file's probabilities of images, and the rows that can't be read: (weights, config, images, views, merge).
-Elsewhere = Callable[[Path, Config, Sequence[Path], list[str], str], tuple[Probabilities, dict[int, str]]]
+
+class Elsewhere(Protocol):
+    """What predicts on other machines."""
+
+    device: torch.device  # the kind of theirs
+
+    def __call__(
+        self, weights: Path, config: Config, paths: Sequence[Path], views: list[str], merge: str
+    ) -> tuple[Probabilities, dict[int, str]]:
+        """Probabilities of all images, and the rows of those that can't be read with the reasons."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class _Work:
         self.images = DecodedImages(paths, keep=kept, bad_hint=None)
         self.parts = Parts(options.output, (len(self.ids), len(self.classes)))
         self.code_sha256 = code_sha256()
-        self.device = options.devices[0]
+        self.device = options.devices[0] if options.elsewhere is None else options.elsewhere.device
         self.lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for device in options.devices:
             self.lanes.put(Lane(device))

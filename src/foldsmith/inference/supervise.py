@@ -1,7 +1,6 @@
 """A parent that lives on when inference dies: whether a kernel failed is decided by the submission that stands."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from foldsmith.signals import handle_signals
+from foldsmith.signals import end_with_the_parent, handle_signals
 
 
 def decrypted_prefix(process: int | str) -> str:
@@ -38,7 +37,7 @@ def supervise(work: Callable[[Callable[[], None]], None], strict: bool) -> None:
     if child == 0:
         os.close(reader)
         os.setpgid(0, 0)  # the parent passes signals on, so that each comes once
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nobody is left to wait for it
+        end_with_the_parent()  # nobody is left to wait for it
         handle_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         work(lambda: _tell(writer))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -114,6 +115,7 @@ def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iter
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
+    told = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
@@ -124,6 +126,7 @@ def cluster(address: str | None, gpus: float | None, cpus: float | None) -> Iter
             hint="`ray start --head` makes one; without --address Ray is started here",
             code=EXIT_ENVIRONMENT,
         ) from None
+    signal.signal(signal.SIGTERM, told)  # ray.init takes it to itself, and aborts the process where it comes
     try:
         gpus = float(ray.cluster_resources().get("GPU", 0) > 0) if gpus is None else gpus
         place = Place(Path.cwd(), 1.0 if cpus is None else cpus, gpus)

@@ -12,6 +12,7 @@ import torch
 
 from foldsmith.errors import UserError
 from foldsmith.launch.progress import Job, Progress
+from foldsmith.signals import end_with_the_parent
 
 POLL = 0.2  # seconds
 PATIENCE = 10.0  # seconds in which a process that is told to stop has ended
@@ -88,7 +89,12 @@ class _Running:
             with open(command.output, "ab") as log:
                 environment = os.environ | slot.environment
                 self.process = subprocess.Popen(
-                    command.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                    command.words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    preexec_fn=end_with_the_parent,  # else it holds its fold, and the same command is refused
                 )
         finally:
             os.sched_setaffinity(0, mine)

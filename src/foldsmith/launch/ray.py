@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -196,7 +197,7 @@ class ShardedPrediction:
     """
 
     def __init__(self, place: Place, lanes: int) -> None:
-        self.place = place
+        self.place, self.device = place, torch.device("cuda" if place.gpus else "cpu")
         kind, each = ("GPU", place.gpus) if place.gpus else ("CPU", place.cpus)
         at_once = ray.cluster_resources().get(kind, 1.0) / (each or 1.0)
         self.shards = max(1, round(at_once / lanes))

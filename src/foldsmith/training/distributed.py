@@ -20,6 +20,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foldsmith.config.schema import Train
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         how = [words for words in _LOST if words in str(error)]
         if not how:
             raise
-        raise broken_off(f"process {rank()} lost another one: {how[0]}") from None
+        raise broken_off(f"process {rank()} lost another one, which may have said why: {how[0]}") from None
     dist.destroy_process_group()  # not after an error: the others may be lost, and torchrun ends them all
 
 
@@ -180,6 +181,11 @@ def _find_store(agents: dist.TCPStore, host: str) -> dist.TCPStore:
 def size() -> int:
     """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def batch_of_all(train: Train) -> int:
+    """Images of a batch of all processes."""
+    return train.batch_size * (size() if train.batch_size_is == "per_process" else 1)
 
 
 def rank() -> int:

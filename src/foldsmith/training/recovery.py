@@ -21,7 +21,6 @@ from foldsmith.training import distributed
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.job import FoldJob
 from foldsmith.training.lock import InUseError, locked_run
-from foldsmith.training.setup import batch_of_all
 
 Result = TypeVar("Result")
 
@@ -146,7 +145,7 @@ def _halve(job: FoldJob, pieces: int, reason: str) -> str:
         pieces: with which memory ran out. Several processes in which it does write the same.
     """
     train = job.config.train
-    of_process = -(-batch_of_all(train) // distributed.size())
+    of_process = -(-distributed.batch_of_all(train) // distributed.size())
     if pieces >= of_process:
         raise UserError(
             f"memory ran out on a single image: {reason}",

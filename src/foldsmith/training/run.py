@@ -37,7 +37,6 @@ from foldsmith.training.records import draw_curves
 from foldsmith.training.recovery import held, with_recovery
 from foldsmith.training.scoring import finish_averaging, finish_epoch
 from foldsmith.training.setup import (
-    batch_of_all,
     build_loader,
     build_network,
     build_plan,
@@ -109,7 +108,8 @@ def open_experiment(
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
     for stage in stages_of(config):
-        check_batch(stage.config.train, train.fewest_rows(made, config.data.num_folds))
+        settings = stage.config.train
+        check_batch(settings, train.fewest_draws(settings.sampler, made, config.data.num_folds))
     after_loss = retried or distributed.restarted() or distributed.several_hosts()
     with held(run, only_fold, after_loss=after_loss) if main else nullcontext():
         chosen = list(range(config.data.num_folds)) if only_fold is None else [only_fold]
@@ -207,7 +207,7 @@ def _train_stages(job: FoldJob, pieces: int) -> Progress:
     parallel.same_weights(model)
     slow_batch_norm(model, pieces)
     if distributed.size() > 1:
-        job.say(f"{distributed.words()}, which share each batch of {batch_of_all(config.train)} images")
+        job.say(f"{distributed.words()}, which share each batch of {distributed.batch_of_all(config.train)} images")
     progress = Progress()
     checkpoint = _read_checkpoint(job)
     if checkpoint is not None:  # of the last finished epoch
@@ -246,7 +246,7 @@ def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
     content = load_checkpoint(path, job.device)
     job.check_identity(content["identity"], path)
     before = {"processes": 1, "batch_size": job.config.train.batch_size} | content["identity"]
-    batch = batch_of_all(job.config.train)
+    batch = distributed.batch_of_all(job.config.train)
     if before["batch_size"] != batch:
         raise UserError(
             f"batches had {before['batch_size']} images; those of {distributed.size()} processes have {batch}",

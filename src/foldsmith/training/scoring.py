@@ -28,7 +28,6 @@ from foldsmith.training.job import FoldJob
 from foldsmith.training.loop import Epoch, EpochPlan
 from foldsmith.training.records import append_timing, write_metrics
 from foldsmith.training.schedules import Schedule
-from foldsmith.training.setup import batch_of_all
 from foldsmith.training.stages import stages_of
 from foldsmith.training.watch import Watch
 
@@ -70,7 +69,9 @@ def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float)
     row = progress.metrics[-1]
     write_metrics(folder / "metrics.csv", progress.metrics)
     made_by = {"threads": torch.get_num_threads(), "workers": job.workers, "processes": distributed.size()}
-    save_checkpoint(folder / "last.ckpt", training, job.identity | made_by | {"batch_size": batch_of_all(config.train)})
+    save_checkpoint(
+        folder / "last.ckpt", training, job.identity | made_by | {"batch_size": distributed.batch_of_all(config.train)}
+    )
     valid_seconds = time.monotonic() - trained
     timing = {
         "epoch": progress.epoch,

@@ -130,27 +130,22 @@ def build_loader(
     augment = Augment(config.augmentations, geometry_of(config))
     images = AugmentedImages(paths, table.ids, augment, train.seed, read, bad_image_hint(config))
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
-    check_batch(train, len(images))
-    batch, sampler = batch_of_all(train), build_sampler(train.sampler, table)
+    batch, sampler = distributed.batch_of_all(train), build_sampler(train.sampler, table)
+    check_batch(train, sampler.length if sampler else len(images))
     order = EpochOrder(len(images), batch, train.seed, max_batches, sampler, distributed.part_of)
     pin = device.type == "cuda"
     return train_loader(images, order, workers=workers, pin=pin, timeout=train.worker_timeout), order
 
 
-def check_batch(train: Train, images: int) -> None:
-    """Refuse batches of which some process would have no image, where a fold trains on so many images."""
-    batch = min(batch_of_all(train), images)
+def check_batch(train: Train, draws: int) -> None:
+    """Refuse batches of which some process would have no image, where an epoch has so many."""
+    batch = min(distributed.batch_of_all(train), draws)
     if batch < distributed.size():
         raise UserError(
             f"{distributed.size()} processes can't share a batch of {batch} images",
             key="train.batch_size",
             hint="a larger one, train.batch_size_is: per_process, or fewer processes",
         )
-
-
-def batch_of_all(train: Train) -> int:
-    """Images of a batch of all processes."""
-    return train.batch_size * (distributed.size() if train.batch_size_is == "per_process" else 1)
 
 
 def build_criterion(config: Config, table: Table) -> nn.Module:

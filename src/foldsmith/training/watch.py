@@ -37,7 +37,7 @@ class Watch:
         self.bar.refresh()
 
     def _moving(self, batches: Iterable[Any], count: int, bar: tqdm) -> Iterator[Any]:
-        started, batch_size = time.monotonic(), self.config.train.batch_size
+        started, batch_size = time.monotonic(), distributed.batch_of_all(self.config.train)
         for number, item in enumerate(batches, start=1):
             yield item
             speed = number * batch_size / (time.monotonic() - started)
