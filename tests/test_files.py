@@ -143,14 +143,14 @@ def test_the_exit_code_and_the_words(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=7_000_000))
     with pytest.raises(SystemExit) as ended:
-        errors.run(raising(error))
+        errors.guarded(raising(error))
     assert (ended.value.code, capsys.readouterr()) == (code, ("", text))
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EIO, "i/o"), RuntimeError("y")])
 def test_what_is_unexpected_keeps_its_traceback(error: Exception, restore_sigterm: None) -> None:
     with pytest.raises(type(error)) as caught:
-        errors.run(raising(error))
+        errors.guarded(raising(error))
     assert caught.value is error
 
 
@@ -164,7 +164,7 @@ def raising(error: BaseException) -> Callable[[object], None]:
 
 @pytest.fixture
 def restore_sigterm() -> Iterator[None]:
-    """errors.run installs a handler for the whole process."""
+    """errors.guarded installs a handler for the whole process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

@@ -98,3 +98,83 @@ def test_a_signal_that_the_waiting_main_thread_missed_wakes_it(number: int, code
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert (done.returncode, done.stderr) == (code, f"{word}; what was finished is kept\n")
+
+
+DEAF = """
+import os, signal, time
+from foldsmith.errors import run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+def at_fork():
+    os.kill(os.getpid(), {number})
+def main(argv):
+    {line}
+    print("goes on", flush=True)
+    time.sleep(60)
+run(main)
+"""
+FORK = "os.register_at_fork(after_in_parent=at_fork); os.fork() or os._exit(0)"
+
+
+@pytest.mark.parametrize("line", ["Deaf()", FORK], ids=["del", "fork"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_where_python_ignores_exceptions_is_raised_again(number: int, code: int, line: str) -> None:
+    """Without a traceback, too: a data loading process is forked while a logger's lock is given back."""
+    source = DEAF.format(number=int(number), line=line)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "goes on\n", f"{word}; what was finished is kept\n")
+
+
+def test_what_others_ignore_is_told_as_before() -> None:
+    source = (
+        "from foldsmith.errors import run\n"
+        "class Broken:\n    def __del__(self):\n        raise ValueError('of a del')\n"
+        "def main(argv):\n    Broken()\n    print('done')\nrun(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "done\n") and done.stderr.endswith("ValueError: of a del\n")
+
+
+ENDS = """
+import atexit, sys, threading, time
+from foldsmith.errors import run
+class Kept:
+    def __del__(self):
+        print("taken apart")
+kept = Kept()
+atexit.register(print, "at exit")
+def main(argv):
+    threading.Thread(target=lambda: (time.sleep(0.1), print("a thread"))).start()
+    print("main", end="; ")
+    {last}
+run(main)
+print("not reached")
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "words"),
+    [("pass", 0, ""), ("sys.exit('no')", 1, "no\n"), ("sys.exit(7)", 7, ""), ("sys.exit()", 0, "")],
+)
+def test_the_end_waits_for_threads_and_calls_what_is_registered_but_takes_nothing_apart(last, code, words) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS.format(last=last)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "main; a thread\nat exit\n", words)
+
+
+def test_a_notebook_goes_on() -> None:
+    source = "import sys\nsys.modules['IPython'] = sys\nfrom foldsmith.errors import run\n"
+    source += "try:\n    run(lambda argv: None)\nexcept SystemExit as end:\n    print(end.code)\n"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_words_that_a_full_disk_does_not_take_are_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        source = "from foldsmith.errors import run\nrun(lambda argv: print('x'))\n"
+        done = subprocess.run(
+            [sys.executable, "-c", source], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 3 and "No space left on device" in done.stderr and "Traceback" not in done.stderr

@@ -5,12 +5,15 @@ Exit codes (documented in docs/design.md, section 6):
     5 the deadline came and a partial but valid result was written    130 / 143 ended by SIGINT / SIGTERM
 """
 
+import atexit
 import difflib
 import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from foldsmith.malloc import keep_freed_memory
 from foldsmith.signals import handle_signals
@@ -67,7 +70,38 @@ class UserError(Exception):
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a command's main() as a process: user errors and signals become messages and exit codes."""
+    """Run a command's main() as this process, and end the process."""
+    code: int | str | None = None
+    try:
+        guarded(main)
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    _end(code or 0)
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but do not take apart all that was imported: with torch that is a second, and 130 MB."""
+    if "IPython" in sys.modules:  # a notebook goes on
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError as error:  # a full disk, a pipe that nobody reads
+            code = code or _end_of(error)
+    os._exit(code)
+
+
+def guarded(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Call a command's main(); user errors and signals become messages and SystemExit with their codes."""
     signals = handle_signals()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
@@ -83,6 +117,8 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         sys.exit(_end_of(error))
     finally:
         signals.over = True
+    if signals.came:  # too late to matter; but it was answered
+        sys.exit(128 + signals.came)
 
 
 def _end_of(error: Exception) -> int:

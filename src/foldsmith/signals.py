@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, FrameType
+from typing import Any
 
 _PATIENCE = 7.0  # seconds in which a program that was told to stop may clean up
 _RETRY = 0.05  # seconds between looks whether an import has ended
@@ -22,6 +23,7 @@ class Signals:
     """What became of SIGTERM and Ctrl-C in a process."""
 
     came: int | None = None
+    raised: BaseException | None = None  # for it
     over: bool = False  # the program has ended: Python takes it apart, which no signal is to disturb
 
 
@@ -38,6 +40,13 @@ def handle_signals() -> Signals:
         again.set()
         _thread.interrupt_main(signal.Signals(signum))
 
+    def ignored(unraisable: Any) -> None:  # nobody listens in a __del__, or in what is called at a fork
+        if unraisable.exc_value is state.raised is not None:
+            assert state.came is not None
+            _in_background(_RETRY, repeat, state.came)
+        else:
+            others(unraisable)
+
     def handle(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a data loading process that has only just begun: its parent tells the user
             os._exit(128 + signum)
@@ -52,11 +61,11 @@ def handle_signals() -> Signals:
         again.clear()
         if _imports(frame, caller):
             _in_background(_RETRY, repeat, signum)
-        elif signum == signal.SIGINT:
-            raise KeyboardInterrupt
         else:
-            sys.exit(128 + signum)
+            state.raised = KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
+            raise state.raised
 
+    others, sys.unraisablehook = sys.unraisablehook, ignored
     _wake_the_main_thread()
     signal.signal(signal.SIGTERM, handle)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored below nohup

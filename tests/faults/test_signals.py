@@ -51,7 +51,7 @@ def test_training(warm, mini, weights, tmp_path, number, workers, group, place):
     words = ["--config", mini, "--output", tmp_path, "--fold", "0", "--set", f"train.workers={workers}"]
     gate = tmp_path / "gate"
     hook = ("hold_a_batch", "8", str(gate)) if place == "step" else ("hold_reading", "33")
-    child = warm.start("train.py", *words, hook=hook, whole_end=group)
+    child = warm.start("train.py", *words, hook=hook)
     child.says("at the gate")
     gate.touch()
     ends_well(child, number, group=group)
@@ -75,7 +75,7 @@ def test_out_of_fold_prediction(warm, mini, tmp_path, number, place):
     words = ["--config", mini, "--output", tmp_path]
     assert warm.run("train.py", *words).code == 0
     hook = ("hold_a_batch", "5", "never") if place == "step" else ("hold_reading", "30")
-    child = warm.start("predict_oof.py", *words, hook=hook, whole_end=True)
+    child = warm.start("predict_oof.py", *words, hook=hook)
     child.says("at the gate")
     ends_well(child, number, group=True)
     assert [path.name for path in tmp_path.rglob("*.npy")] == ["mini_f0.npy"] and not list(tmp_path.rglob("*.tmp"))
@@ -89,7 +89,7 @@ def test_inference(warm, trained, few, whole_submission, tmp_path, number, place
     """In the second fold, or at an image of the first: a valid submission stands; what was predicted is kept."""
     words = [trained.parent / "best.yml", "--models", trained, "--data", few, "--output", tmp_path / "s.csv"]
     hook = ("hold_a_batch", "12", "never") if place == "step" else ("hold_reading", "30")
-    child = warm.start("ensemble_inference.py", *words, hook=hook, whole_end=True)
+    child = warm.start("ensemble_inference.py", *words, hook=hook)
     child.says("at the gate")
     ends_well(child, number, group=True)
     parts = list((tmp_path / "s.csv.parts").glob("*.npy"))

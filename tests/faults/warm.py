@@ -4,7 +4,6 @@
 processes as users start them: they end as an interpreter does, each in a session of its own.
 """
 
-import atexit
 import contextlib
 import importlib
 import json
@@ -13,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +105,12 @@ class Warm:
         fail: str = "",
         hook: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
-        whole_end: bool = False,
     ) -> Child:
         """Start a script of the project's folder, or `foldsmith`.
 
         Args:
             fail: FOLDSMITH_FAIL.
             hook: a function of tests.faults.hooks, with its arguments, that is called first.
-            whole_end: end as an interpreter does, with every destructor, which takes seconds.
         """
         self.count += 1
         folder = self.folder / str(self.count)
@@ -125,7 +121,6 @@ class Warm:
         request |= {
             "env": (env or {}) | ({"FOLDSMITH_FAIL": fail} if fail else {}),
             "hook": hook,
-            "whole_end": whole_end,
         }
         return Child(self, self.ask(request), folder)
 
@@ -199,21 +194,7 @@ def _become(request: dict[str, Any]) -> None:
         getattr(hooks, name)(*words)
     sys.argv = [request["script"], *request["argv"]]
     main = importlib.import_module(SCRIPTS[request["script"]]).main
-    if request["whole_end"]:
-        return errors.run(main)
-    try:
-        errors.run(main)
-        code: Any = 0
-    except SystemExit as end:
-        code = end.code
-    except Exception:
-        traceback.print_exc()
-        code = 1
-    # As an interpreter ends, but for taking apart all that was imported, which takes seconds.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0)
+    errors.run(main)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 sandbox.py REPORT INPUTS NETWORK SCRIPT [ARGUMENT ...]     INPUTS is a JSON list of folders and files
 """
 
+import atexit
 import errno
 import json
 import os
@@ -72,16 +73,17 @@ def _peak() -> int:
     return 1024 * max(int(own.group(1)) if own else 0, others)
 
 
+def _report(path: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked child comes here, too
+        path.write_text(json.dumps({"peak": _peak()}), encoding="utf-8")
+
+
 def main() -> None:
     report, inputs, network, script, *words = sys.argv[1:]
     sys.addaudithook(Rules(json.loads(inputs), network == "network"))
     sys.argv = [script, *words]
-    process = os.getpid()
-    try:
-        runpy.run_path(script, run_name="__main__")
-    finally:
-        if os.getpid() == process:  # a forked child comes here, too
-            Path(report).write_text(json.dumps({"peak": _peak()}), encoding="utf-8")
+    atexit.register(_report, Path(report), os.getpid())
+    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
