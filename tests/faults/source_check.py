@@ -5,6 +5,7 @@ wherever it is named, called or not, and methods count by their name, since nobo
 """
 
 import ast
+import re
 from collections.abc import Iterator
 
 # Modules of which nothing but errors is used.
@@ -16,15 +17,20 @@ NEVER |= {"yaml.full_load_all", "yaml.UnsafeLoader", "yaml.FullLoader", "torch.h
 NEVER |= {"pandas.read_pickle", "torch.package.PackageImporter", "torch.serialization.add_safe_globals"}
 NEVER |= {"asyncio.create_subprocess_shell", "os.startfile", "os.posix_spawn", "os.posix_spawnp"}
 NEVER |= {f"os.{verb}{how}" for verb in ("exec", "spawn") for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
+NEVER |= {"yaml.CLoader", "yaml.CUnsafeLoader", "yaml.constructor.UnsafeConstructor", "ruamel.yaml.YAML"}
+NEVER |= {"torch.serialization._legacy_load", "torch.ops.load_library", "multiprocessing.reduction.ForkingPickler"}
+NEVER |= {"pandas.eval", "cProfile.run", "timeit.timeit", "types.FunctionType", "code.InteractiveInterpreter"}
+# Modules of which nothing is asked for by a name that can't be read here.
+PLAIN = {"os", "builtins", "subprocess", "shutil", "yaml", "sys", "torch.serialization"}
 # Read safely only where the call says so: what must be given, wherever the function's name is found.
 LOADS = {"torch.load": ("weights_only", "True"), "numpy.load": ("allow_pickle", "False")}
-LOADS |= {"numpy.lib.format.read_array": ("allow_pickle", "False")}
+LOADS |= {f"numpy.lib.{name}": ("allow_pickle", "False") for name in ("format.read_array", "npyio.NpzFile")}
 SAME = {"torch.serialization.load": "torch.load", "numpy.lib.npyio.load": "numpy.load"}  # by other ways to it
 SAME |= {"numpy.lib._npyio_impl.load": "numpy.load", "torch.serialization.save": "torch.save"}
 SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "csh", "fish", "cmd", "cmd.exe", "powershell", "pwsh"}
 SHELL_POSITION = 8  # of `shell` among the arguments of Popen, which run() and the like pass on
 NAMESPACES = {"globals()", "locals()", "vars()", "__builtins__", "builtins.__dict__", "vars(builtins)"}
-NEVER_METHODS = {"exec_module", "read_pickle", "extractall", "add_safe_globals"}
+NEVER_METHODS = {"exec_module", "read_pickle", "extract", "extractall", "add_safe_globals", "__getattribute__"}
 # Names from the standard library and others that write the file that they are given.
 WRITES = {"numpy.save", "numpy.savez", "numpy.savez_compressed", "numpy.savetxt", "numpy.lib.format.write_array"}
 WRITES |= {"numpy.lib.format.open_memmap", "torch.save", "torch.jit.save", "torch.onnx.export", "json.dump"}
@@ -34,15 +40,35 @@ WRITES |= {
     f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "make_archive")
 }
 WRITES |= {f"os.{name}" for name in ("open", "rename", "renames", "replace", "link", "symlink", "truncate", "mkfifo")}
+WRITES |= {"os.write", "os.pwrite", "os.writev", "os.sendfile", "shutil.unpack_archive", "mmap.mmap", "dbm.open"}
+WRITES |= {"safetensors.serialize_file", "logging.basicConfig", "fileinput.input"}
+WRITES |= {f"logging.handlers.{name}FileHandler" for name in ("Rotating", "TimedRotating", "Watched")}
 WRITES |= {"tempfile.NamedTemporaryFile", "tempfile.TemporaryFile", "tempfile.mkstemp", "sqlite3.connect"}
+COPIES = {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copytree", "move")} | {"os.replace", "os.rename"}
 # Those whose mode says whether they write: the position of the mode, and what it is where it is not given.
-MODES = {"open": (1, "r"), "io.open": (1, "r"), "codecs.open": (1, "r"), "os.fdopen": (1, "r"), "gzip.open": (1, "r")}
+MODES = {
+    "open": (1, "r"),
+    "io.open": (1, "r"),
+    "io.FileIO": (1, "r"),
+    "codecs.open": (1, "r"),
+    "os.fdopen": (1, "r"),
+    "gzip.open": (1, "r"),
+}
 MODES |= {"bz2.open": (1, "r"), "lzma.open": (1, "r"), "zipfile.ZipFile": (1, "r"), "tarfile.open": (1, "r")}
 MODES |= {"numpy.memmap": (2, "r+"), "gzip.GzipFile": (1, "r"), "h5py.File": (1, "r")}
 EVENT_WRITERS = {"SummaryWriter", "FileWriter", "EventFileWriter"}  # of TensorBoard, which threads write
 METHODS = {"write_text", "write_bytes", "savefig", "imwrite", "imsave", "save_file", "tofile", "touch", "symlink_to"}
 METHODS |= {"hardlink_to", "to_csv", "to_parquet", "to_json", "to_pickle", "to_hdf", "to_excel", "to_feather", "save"}
-METHODS |= {"write_html", "write_image", "export_chrome_trace", "dump", "savemat", "imwritemulti"}
+METHODS |= {
+    "write_csv",
+    "write_parquet",
+    "write_html",
+    "write_image",
+    "export_chrome_trace",
+    "dump",
+    "savemat",
+    "imwritemulti",
+}
 MOVES = {"replace", "rename"}  # with one argument; those of text take two, those of data classes and tables keywords
 
 # What writes or runs all the same, and why it may.
@@ -54,11 +80,14 @@ ALLOWED = {
     ("training/run.py", "_finish_fold"): "the best epoch's weights, which are whole, get the fold's name",
     ("training/profiling.py", "finish"): "a file in a folder that is gone at the end, moved to the temporary one",
     ("inference/decoded.py", "_in_a_nameless_file"): "decoded images in a file that has no name",
+    ("data/cache.py", "add"): "maps a file to read it",
     ("data/cache.py", "in_memory"): "decoded images in memory",
     ("data/cache.py", "_building"): "the lock's file of a cache",
     ("launch/local.py", "__init__"): "what a process of the queue prints, which grows",
     ("training/distributed.py", "process_group"): "/dev/null",
     ("errors.py", "_end_of"): "/dev/null",
+    ("signals.py", "_say_and_hurry"): "to stderr",
+    ("inference/supervise.py", "_tell"): "into a pipe",
     ("kernel/loader.py", "unpack"): "the packed file's own beginning, before any module is there; also renamed",
     ("kernel/check.py", "run_packed"): "a copy of what a kernel wrote, for those who want to read it",
     ("kernel/sandbox.py", "main"): "runs the user's own kernel",
@@ -116,14 +145,27 @@ def _resolved(node: ast.AST, names: dict[str, str]) -> str:
     elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and isinstance(node.args[1], ast.Constant):
         name = f"{_resolved(node.args[0], names)}.{node.args[1].value}"
     elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and _is_namespace(node.value, names):
-        name = str(node.slice.value)
-    name = name.removeprefix("builtins.")
+        name = _module_of(node.value, names) + str(node.slice.value)
+    name = re.sub(r"^(?:posix|nt|.*\b_?os)\.(?=\w+$)", "os.", name.removeprefix("builtins."))
     return SAME.get(name, name)
+
+
+def _module_of(node: ast.AST, names: dict[str, str]) -> str:
+    """The module whose names `vars(module)` or `module.__dict__` holds, with a dot; empty for other namespaces."""
+    if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+        return f"{_resolved(node.value, names)}."
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "vars" and node.args:
+        return f"{_resolved(node.args[0], names)}."
+    return ""
 
 
 def _is_namespace(node: ast.AST, names: dict[str, str]) -> bool:
     """Whether a node is a dict of everything that has a name somewhere."""
-    return ast.unparse(node) in NAMESPACES or _resolved(node, names).endswith(("sys.modules", "__dict__"))
+    return (
+        bool(_module_of(node, names))
+        or ast.unparse(node) in NAMESPACES
+        or _resolved(node, names).endswith(("sys.modules", "__dict__"))
+    )
 
 
 def _problems(node: ast.AST, around: list[ast.AST], names: dict[str, str]) -> list[str]:
@@ -178,6 +220,8 @@ def _problems_of_call(call: ast.Call, around: list[ast.AST], names: dict[str, st
         found.append(f"{name} by its name")
     if isinstance(call.func, ast.Subscript) and not name and _is_namespace(call.func.value, names):
         found.append(f"{ast.unparse(call.func)}, whatever that is")
+    if name == "getattr" and not isinstance(call.args[1], ast.Constant) and _resolved(call.args[0], names) in PLAIN:
+        found.append(f"{ast.unparse(call)}, whatever that is")
     if keywords.get("shell", "False") != "False" or (name.startswith("subprocess.") and _is_shell(call, keywords)):
         found.append(f"{name} with a shell")
     if name in LOADS and keywords.get(LOADS[name][0]) != LOADS[name][1]:
@@ -216,6 +260,8 @@ def _writes(call: ast.Call, name: str) -> bool:
 
 def _mode_writes(call: ast.Call, position: int, default: str) -> bool:
     """Whether the mode of an open() writes; one that is not written there may."""
+    if any(isinstance(each, ast.Starred) for each in call.args) or any(word.arg is None for word in call.keywords):
+        return True
     modes = [word.value for word in call.keywords if word.arg == "mode"] + call.args[position : position + 1]
     if not modes:
         return default != "r"
@@ -233,7 +279,8 @@ def _into_temporary(call: ast.Call, around: list[ast.AST]) -> bool:
         is_temporary = ast.unparse(made.func).rpartition(".")[2] == "atomic_path"
         if is_temporary or (made.args and ast.unparse(made.args[0]) in targets):
             targets.add(ast.unparse(item.optional_vars))
-    given = [ast.unparse(each) for each in [*call.args, *(word.value for word in call.keywords)]]
+    first = 1 if ast.unparse(call.func) in COPIES else 0  # where they copy from does not matter
+    given = [ast.unparse(each) for each in [*call.args[first:], *(word.value for word in call.keywords)]]
     if isinstance(call.func, ast.Attribute):
         given.append(ast.unparse(call.func.value))
     return bool(targets & set(given))
