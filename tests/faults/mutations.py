@@ -248,12 +248,37 @@ def token(place: Place, rng: Random) -> Broken | None:
     return Broken("token", place.with_value(new), place.line, dotted(place.key))
 
 
+def _without_colon(kind: str, place: Place, instead: str) -> Broken | None:
+    """`key: value`, `- key: value` and `key:` with something else in the place of the colon and the space."""
+    found = re.match(rf"(\s*(?:- )*{re.escape(place.name)}):( ?)(.*)", place.here)
+    if not found or (instead == ":" and not found[2]):
+        return None
+    text = place.with_line(f"{found[1]}{instead}{found[3]}".rstrip())
+    return Broken(kind, text, place.line, dotted(place.key))
+
+
+@way
+def no_colon(place: Place, rng: Random) -> Broken | None:
+    return _without_colon("no_colon", place, " ")
+
+
+@way
+def no_space(place: Place, rng: Random) -> Broken | None:
+    return _without_colon("no_space", place, ":")
+
+
+@way
+def equals(place: Place, rng: Random) -> Broken | None:
+    return _without_colon("equals", place, rng.choice([" = ", "="]))
+
+
 @way
 def unclosed(place: Place, rng: Random) -> Broken | None:
-    """A list or a text that never ends: the line is the one where it begins."""
+    """A list, a section in braces or a text that never ends: the line is the one where it begins."""
     if not place.is_block:
         return None
-    return Broken("unclosed", place.with_value(rng.choice(["[1, 2", '"x', "'x"])), place.line, dotted(place.key))
+    new = rng.choice(["[1, 2", "[[1], 2", "{a: 1", "{a: [1]", '"x', "'x"])
+    return Broken("unclosed", place.with_value(new), place.line, dotted(place.key))
 
 
 @way
