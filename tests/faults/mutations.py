@@ -251,7 +251,7 @@ def token(place: Place, rng: Random) -> Broken | None:
 def _without_colon(kind: str, place: Place, instead: str) -> Broken | None:
     """`key: value`, `- key: value` and `key:` with something else in the place of the colon and the space."""
     found = re.match(rf"(\s*(?:- )*{re.escape(place.name)}):( ?)(.*)", place.here)
-    if not found or (instead == ":" and not found[2]):
+    if not found or (instead.strip() == ":" and not found[2]):
         return None
     text = place.with_line(f"{found[1]}{instead}{found[3]}".rstrip())
     return Broken(kind, text, place.line, dotted(place.key))
@@ -264,7 +264,7 @@ def no_colon(place: Place, rng: Random) -> Broken | None:
 
 @way
 def no_space(place: Place, rng: Random) -> Broken | None:
-    return _without_colon("no_space", place, ":")
+    return _without_colon("no_space", place, rng.choice([":", ":\t"]))
 
 
 @way

@@ -9,7 +9,7 @@ from typing import Any
 from foldsmith.config.schema import Config
 from foldsmith.config.validate import SECTION, LeafCheck, Problem, config_problems
 from foldsmith.config.yaml_text import Document, KeyPath, dotted, parse_yaml, read_yaml
-from foldsmith.errors import UserError
+from foldsmith.errors import UserError, shown
 
 MAX_PROBLEMS = 20  # that one error lists
 MAX_CHARACTERS = 5000  # of their list
@@ -68,7 +68,7 @@ def read_with_bases(path: Path, chain: Sequence[Path] = ()) -> Document:
     file, line = document.marks[("base",)]
     if not isinstance(base, str) or not os.path.isfile(path.parent / base):
         raise UserError(
-            f"{base!r} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
+            f"{shown(base)} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
         )
     below = read_with_bases(path.parent / base, [*chain, here])
     below.marks[()] = (str(path), None)

@@ -12,14 +12,16 @@ import yaml
 KeyPath = tuple[str | int, ...]
 
 _KEY = re.compile(r"""("[^"]*"\s*|'[^']*'\s*|[^\s"'#{}\[\],&*!|>%@`?:][^#{}\[\]]*?):(?=\s|$)""")
-_SLIP = re.compile(r"([^\W\d][\w.]*)(:(?=\S)|\s*=\s*|\s+(?=[^\s#])|\s*(?=#|$))(.*)")
-_BRACKET = re.compile(r"[^\W\d][\w.]*\s*[:=]?\s*[\[{]")
+_SLIP = re.compile(r"([^\W\d][\w.-]*)(:(?=\S)|\s*=\s*|\s+(?=[^\s#])|\s*(?=#|$))(.*)")
+_BRACKET = re.compile(r"[^\W\d][\w.-]*\s*[:=]?\s*[\[{]")
+_SPLIT = re.compile(r"[\s:=]")  # more than a word
 _BLOCK_TEXT = re.compile(r"[|>][-+0-9]*\s*(#|$)")
 _WHAT = {
     "": "a colon is missing",
     ":": "a space after the colon is missing",
     "=": "a colon is missing: `=` does not take its place",
 }
+_TWO_COLONS = "a text that holds a colon stands in quotes; the keys of a section stand on lines of their own"
 # What ends a quote, and what is of interest in brackets: a comment, more brackets, the beginning of a quote.
 _QUOTE_END = {'"': re.compile(r'(?:[^"\\]|\\.)*"'), "'": re.compile(r"(?:[^']|'')*'(?!')")}
 _IN_BRACKETS = re.compile(r"""(?<!\S)\#|[\[\]{}]|(?<![^\s\[{,:])["']""")
@@ -37,7 +39,7 @@ class Slip:
 
 
 def has_bracket(key: str) -> bool:
-    """Whether a key ends where its value opens: a parser reads `params {lr: 1}` as a key "params {lr"."""
+    """Whether `slip_of_key` would take a key that is meant so for a slip."""
     return _BRACKET.match(key) is not None
 
 
@@ -46,8 +48,11 @@ def slip_in(text: str, line: int, section: KeyPath) -> Slip | None:
     if _KEY.match(text) or not (found := _SLIP.match(text)):
         return None
     value = re.sub(r"(^|\s)#.*", "", found[3]).rstrip()
-    value = value if len(value) <= 60 else f"{value[:60]}..."
-    return Slip(line, (*section, found[1]), _WHAT[found[2].strip()], f"write `{found[1]}: {value}".rstrip() + "`")
+    return Slip(line, (*section, found[1]), _WHAT[found[2].strip()], _write(f"{found[1]}: {value}".rstrip()))
+
+
+def _write(text: str) -> str:
+    return f"write `{text}`" if len(text) <= 80 else f"write `{text[:80]}...`"
 
 
 def slip_of_value(node: yaml.Node, path: KeyPath, key_line: int) -> Slip | None:
@@ -66,11 +71,12 @@ def slip_of_value(node: yaml.Node, path: KeyPath, key_line: int) -> Slip | None:
 
 
 def slip_of_key(key: yaml.ScalarNode, value: yaml.Node, in_braces: bool, section: KeyPath) -> Slip | None:
-    """`params {lr: 1}`, and in braces `{name focal}`, which has no value at all."""
-    has_value = value.end_mark.pointer > value.start_mark.pointer
-    is_slip = has_bracket(key.value) or (in_braces and not has_value and re.search(r"[\s:=]", key.value))
-    slip = slip_in(key.value, key.start_mark.line + 1, section) if is_slip else None
-    return replace(slip, hint=None) if slip and has_value else slip
+    """`params {lr: 1}`, which a parser reads as a key `params {lr`; in braces `{name focal}`, a key without a value."""
+    line, has_value = key.start_mark.line + 1, value.end_mark.pointer > value.start_mark.pointer
+    if bracket := _BRACKET.match(key.value):
+        slip = slip_in(key.value, line, section)
+        return replace(slip, hint=_write(f"{slip.path[-1]}: {bracket[0][-1]}...")) if slip else None
+    return slip_in(key.value, line, section) if in_braces and not has_value and _SPLIT.search(key.value) else None
 
 
 def slip_before(lines: Sequence[str], problem: int) -> Slip | None:
@@ -109,7 +115,7 @@ class _Reader:
         self._read_content(content, column, number, is_last)
 
     def _read_content(self, content: str, column: int, number: int, is_last: bool) -> None:
-        if self.plain is not None and column > self.plain and not re.match(r"[^\W\d][\w.]*(:\S|\s*=)", content):
+        if self.plain is not None and column > self.plain and not re.match(r"[^\W\d][\w.-]*(:\S|\s*=)", content):
             return
         self.plain, start = None, column
         for _ in range(_MAX_DASHES):
@@ -124,12 +130,16 @@ class _Reader:
         if key := _KEY.match(content):
             self.around.append((column, key[1].strip().strip("\"'")))
             self.slip = self.slip if is_last else None
-            self._start_value(content[key.end() :].strip(), column, number)
+            value = content[key.end() :].strip()
+            self._start_value(value, column, number)
+            if is_last and self.plain is not None and re.search(r"^[^#]*:(\s|$)", value):
+                path = tuple(part for _, part in self.around)
+                self.slip = self.slip or Slip(number, path, "two colons are in one line", _TWO_COLONS)
         elif not (slip := slip_in(content, number, section)):
             self._start_value(content, start, number)
         elif not is_item:
             self.slip = self.slip or slip
-        elif re.search(r"[\s:=]", content):  # `- identity` is an item as it should be
+        elif _SPLIT.search(content):  # `- identity` is an item as it should be
             self.slip, self.needed, self.plain = self.slip or slip, 0 if is_last else column, start
 
     def _enter_item(self, column: int) -> None:

@@ -218,7 +218,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, reached: _Reached, lines: list[st
     if found and not is_flow and (line > reached.line or not path):  # which section it is in is what is not clear
         path, hint = (found[1],), "is it indented as its neighbours are?" if line > reached.line else None
     if "\\t" in str(error.problem):
-        hint = "indent with spaces, not with tabs"
+        is_indent = mark is not None and not lines[line - 1][: mark.column].strip()
+        hint = "indent with spaces, not with tabs" if is_indent else "a space stands before a value, not a tab"
     what = f"is not valid YAML: {cut(error.problem or str(error))}"
     return UserError(what, file=name, line=line or None, key=dotted(path), hint=hint)
 
