@@ -1,4 +1,4 @@
-"""33 awkward tables: read exactly, ids byte for byte, or refused with the row."""
+"""34 awkward tables: read exactly, ids byte for byte, or refused with the row."""
 
 import csv
 import hashlib
@@ -49,6 +49,7 @@ READ = {
     "semicolons": ("id;attribute_ids\n01;0\n02;1 2\n", [("01", "0"), ("02", "1 2")]),
     "tabs": ("id\tattribute_ids\n01\t0\n02\t1 2\n", [("01", "0"), ("02", "1 2")]),
     "bars": ("id|attribute_ids\n01|0\n02|1 2\n", [("01", "0"), ("02", "1 2")]),
+    "bars in the name of a column": ("id,attribute_ids,c|d|e\na,0,\n", [("a", "0")]),
     "another label separator": ("id,attribute_ids\na,0|1\nb,2|0\n", [("a", "0 1"), ("b", "0 2")]),
     "empty labels": ("id,attribute_ids\na,\nb,1\n", [("a", ""), ("b", "1")]),
     "labels twice": ("id,attribute_ids\na,1 1 0\n", [("a", "0 1")]),
@@ -127,8 +128,8 @@ def test_refused_with_the_row(name):
     assert str(caught.value).startswith(message) and caught.value.code == 2
 
 
-def test_there_are_33():
-    assert len(READ) + len(REFUSED) == 33
+def test_there_are_34():
+    assert len(READ) + len(REFUSED) == 34
 
 
 CHAIN = """\

@@ -262,7 +262,8 @@ def test_the_other_problems_of_a_config_with_a_wrong_value_are_told_as_well(tmp_
         ("test:\n  tta:\n    hflip vflip\n", "3: test.tta: expected a list, got 'hflip vflip'"),
         (
             "data:\n  task:\n    multi label\n",
-            "3: data.task: expected one of multilabel, multiclass, got 'multi label'; did you mean 'multilabel' or 'multiclass'?",
+            "3: data.task: expected one of multilabel, multiclass, got 'multi label'; "
+            "did you mean 'multilabel' or 'multiclass'?",
         ),
     ],
 )

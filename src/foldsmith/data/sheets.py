@@ -15,7 +15,6 @@ ID_COLUMNS = ["id", "image_id", "image", "image_name", "img_id", "filename", "fi
 LABEL_COLUMNS = ["attribute_ids", "labels", "label", "tags", "target", "targets", "classes", "class", "category"]
 LABELS = "labels"  # the column that the columns of classes are joined into
 ZERO_OR_ONE = {"0": False, "1": True, "0.0": False, "1.0": True}
-DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -107,8 +106,14 @@ def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that splits the header into the most fields; of equal ones the comma."""
-    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+    """The delimiter that splits the header into the most fields; of equal ones the comma.
+
+    A bar, which names of classes may hold, is one only where nothing else splits the header.
+    """
+    fields = {each: len(next(csv.reader([header], delimiter=each), [])) for each in (",", ";", "\t", "|")}
+    bars = fields.pop("|")
+    best = max(fields, key=lambda each: fields[each])
+    return "|" if fields[best] == 1 < bars else best
 
 
 def csv_line(fields: Iterable[str], delimiter: str = ",") -> str:
