@@ -1,5 +1,6 @@
 """Ways to break a shipped config, each with the line and the key that the message must name."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -291,15 +292,19 @@ def stray(place: Place, rng: Random) -> Broken | None:
     return Broken("stray", place.with_line(f"{new}\n{place.here}"), place.line, "")
 
 
-def broken_from(path: Path) -> st.SearchStrategy[Broken]:
-    """Broken versions of one file: each way as likely as the others, then each key that it fits."""
+def broken_from(path: Path, first: int) -> st.SearchStrategy[Broken]:
+    """Broken versions of one file: the ways that fit it take turns, from number `first` on, each at any key it fits.
+
+    A missing key, which few files can have since most have a base, comes before the others.
+    """
     found = places(path)
+    kinds = sorted(kind for kind in WAYS if any(WAYS[kind](place, Random(0)) for place in found))
+    at = first % len(kinds)
+    kinds = sorted(kinds[at:] + kinds[:at], key=lambda kind: kind != "deleted")
+    turns = itertools.cycle(kinds)
 
     def break_it(rng: Random) -> Broken:
-        for kind in rng.sample(sorted(WAYS), len(WAYS)):
-            broken = [each for place in found if (each := WAYS[kind](place, rng)) is not None]
-            if broken:
-                return rng.choice(broken)
-        raise AssertionError(f"nothing in {path} can be broken")
+        kind = next(turns)
+        return rng.choice([each for place in found if (each := WAYS[kind](place, rng)) is not None])
 
     return st.randoms(use_true_random=True).map(break_it)

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import hypothesis
 import pytest
@@ -13,7 +14,7 @@ import train
 from foldsmith.errors import UserError
 from foldsmith.launch import command
 from tests.conftest import ROOT
-from tests.faults.mutations import WAYS, Broken, broken_from
+from tests.faults.mutations import WAYS, Broken, broken_from, places
 
 BASE = f"base: {ROOT}/configs/clipart_tiny.yml\n"
 # What stands below `base:`, the line and the key that the message must begin with; an empty key: none is named.
@@ -134,7 +135,7 @@ def mutate(path: Path, count: int, monkeypatch: pytest.MonkeyPatch, folder: Path
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(broken_from(path))
+    @given(broken_from(path, CONFIGS.index(path) * count))
     def break_one(broken: Broken) -> None:
         if len(said) < count and broken.text not in texts:
             texts.add(broken.text)
@@ -155,6 +156,16 @@ def test_450_mutations_of_all_shipped_configs(tmp_path, monkeypatch):
     assert each * len(CONFIGS) >= MUTATED
     kinds = check(each, tmp_path, monkeypatch)
     assert set(kinds) == set(WAYS) and min(kinds.values()) >= 5, kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["no_colon", "no_space", "equals", "unclosed"])
+def test_a_missing_mark_at_every_key_of_all_shipped_configs(kind, tmp_path, monkeypatch):
+    broken = [WAYS[kind](place, Random(number)) for path in CONFIGS for number, place in enumerate(places(path))]
+    found = [each for each in broken if each]
+    file = tmp_path / "a.yml"
+    right = sum(names(refusal(each.text, monkeypatch, file), file, each) for each in found)
+    assert len(found) >= 400 and right >= 0.95 * len(found), f"{right} of {len(found)}"
 
 
 def check(each: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
