@@ -166,7 +166,8 @@ def test_a_cycle_of_bases_is_refused() -> None:
 
 @pytest.mark.parametrize("base", ["none.yml", ".", "5", "[valid.yml]", "x" * 5000])
 def test_a_base_that_is_no_file_is_refused(base: str) -> None:
-    expected = repr(parse_yaml(f"base: {base}", "x").values["base"])
+    long = f"'{'x' * 199}... (5002 characters)"
+    expected = long if len(base) == 5000 else repr(parse_yaml(f"base: {base}", "x").values["base"])
     message = f"a.yml:2: base: {expected} is not a file\n  hint: a path relative to this file"
     assert refusal(f"# head\nbase: {base}\n") == message
 
@@ -194,7 +195,7 @@ def test_set_goes_through_the_same_checks() -> None:
     assert (
         refusal(VALID, "loss.nam=x", "loss.params={}") == "--set loss.nam: loss.nam: unknown key; did you mean 'name'?"
     )
-    assert refusal(VALID, "data.root=a: b").startswith("--set data.root:1: data.root: is not valid YAML: ")
+    assert refusal(VALID, "data.root=a: b").startswith("--set data.root:1: data.root: two colons are in one line\n")
     assert refusal(VALID, "loss={name: *x}").startswith("--set loss:1: loss.name: YAML aliases ")
 
 

@@ -30,7 +30,8 @@ from foldsmith.errors import UserError
         (b"a: 1\nb: \xe9t\xe9\n", "a.yml:2: is not UTF-8 text (byte 8)"),
         (b"a: 1\nb: \x07\n", "a.yml:2: is not valid YAML: special characters are not allowed"),
         (b"a: 1\n\tb: 2\n", "a.yml:2: b: is not valid YAML: "),
-        (b"a: b: c\n", "a.yml:1: a: is not valid YAML: mapping values are not allowed here"),
+        (b"a: b: c\n", "a.yml:1: a: two colons are in one line\n  hint: a text that holds a colon stands in quotes; "),
+        (b"a:\n  b:\t1\n", "a.yml:2: a.b: is not valid YAML: found character '\\t' that cannot start any token\n"),
         (b"a: 1\n2: b\n", "a.yml:2: keys are plain text (quote this one)"),
         (b"a:\n  ? [b]\n  : c\n", "a.yml:2: a: keys are plain text (quote this one)"),
     ],
@@ -43,6 +44,62 @@ def test_text_that_no_config_needs_is_refused_with_file_and_line(
     with pytest.raises(UserError) as caught:
         read_yaml(Path("a.yml"))
     assert str(caught.value).startswith(message)
+
+
+NO_COLON, NO_SPACE = "a colon is missing\n  hint: ", "a space after the colon is missing\n  hint: "
+INDENT = "3: d: is not valid YAML: mapping values are not allowed here\n  hint: is it indented as its neighbours are?"
+NOT_EQUALS = "a colon is missing: `=` does not take its place\n  hint: "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c 2\n  d: 3\n", f"3: b.c: {NO_COLON}write `c: 2`"),
+        ("a: 1\nb:\n  d: 3\n  c 2\n", f"4: b.c: {NO_COLON}write `c: 2`"),
+        ("a: 1\nb:\n  c:2\n  d: 3\n", f"3: b.c: {NO_SPACE}write `c: 2`"),
+        ("a: 1\nb:\n  c = 2\n  d: 3\n", f"3: b.c: {NOT_EQUALS}write `c: 2`"),
+        ("a: 1\nb\n  c: 2\n", f"2: b: {NO_COLON}write `b:`"),
+        ("a: 1\nb\nc: 2\n", f"2: b: {NO_COLON}write `b:`"),
+        ("a: 1\nb  # why\n\n# and\n  c: 2\n", f"2: b: {NO_COLON}write `b:`"),
+        ("a 1  # why\n\nb 2\nc: 3\n", f"1: a: {NO_COLON}write `a: 1`"),
+        ("a 1\n", f"1: a: {NO_COLON}write `a: 1`"),
+        ("- x\na 1\nb: 2\n", f"2: a: {NO_COLON}write `a: 1`"),
+        ("a: |\n  b 1\n  c: 2\nd 3\ne: 4\n", f"4: d: {NO_COLON}write `d: 3`"),
+        ("a: [b,\n  c d, 'e # f',  # ]\n  g]\nh 3\ni: 4\n", f"4: h: {NO_COLON}write `h: 3`"),
+        ("a: 'it''s\n  b 1'\nc 2\nd: 3\n", f"3: c: {NO_COLON}write `c: 2`"),
+        ('a: "x\\"\n  b 1"\nc 2\nd: 3\n', f"3: c: {NO_COLON}write `c: 2`"),
+        ("a:\n- b: 1\n- b 2\n  c: 3\n", f"3: a[1].b: {NO_COLON}write `b: 2`"),
+        ("a:\n  - - b: 1\n    - b: 2\n      c 3\n", f"4: a[0][1].c: {NO_COLON}write `c: 3`"),
+        ("a:\n  b {c: 1}\n", f"2: a.b: {NO_COLON}write `b: {{...`"),
+        ("a:\n  b [c: 1]\n", f"2: a.b: {NO_COLON}write `b: [...`"),
+        ("a:\n  b:{c: 1, d: 2}\n", f"2: a.b: {NO_SPACE}write `b: {{c: 1, d: 2}}`"),
+        ("a: {b: 1,\n  c 2}\n", f"2: a.c: {NO_COLON}write `c: 2`"),
+        ("a: {b:1}\n", f"1: a.b: {NO_SPACE}write `b: 1`"),
+        ("a: {b=1}\n", f"1: a.b: {NOT_EQUALS}write `b: 1`"),
+        ('a:\n  b: "x\nc:\n  d: "y"\n', "2: a.b: the quote is not closed where the value ends"),
+        (f"a {'x' * 900}\nb: 1\n", f"1: a: {NO_COLON}write `a: {'x' * 77}...`"),
+        # Not slips: a text over two lines, words in a list, and what is badly indented below them.
+        (
+            "a: b\n  c\n d: e\n",
+            INDENT,
+        ),
+        (
+            "a:\n  - b c\n   d: e\n",
+            INDENT,
+        ),
+    ],
+)
+def test_a_missing_colon_or_quote_is_named_where_it_is_missing(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_yaml(text, "a.yml")
+    assert str(caught.value) == f"a.yml:{message}"
+
+
+def test_texts_that_only_look_like_keys_are_read() -> None:
+    text = "a: b\n  c 1\n  d:2\ne:\n  f 3\ng:\n- crops:5\n- h i\n- {j: k:l, m}\n'n {o': 4\n"
+    values = {"a": "b c 1 d:2", "e": "f 3", "g": ["crops:5", "h i", {"j": "k:l", "m": None}], "n {o": 4}
+    assert parse_yaml(text, "a.yml").values == values
+    assert parse_yaml(dump_yaml(values), "a.yml").values == values
 
 
 def test_scalars_are_those_of_yaml_1_2() -> None:

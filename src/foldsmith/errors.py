@@ -151,7 +151,11 @@ def as_user_error(error: Exception) -> UserError | None:
 
 def shown(value: object, longest: int = 200) -> str:
     """A value as a message shows it: cut where it is long."""
-    text = repr(value)
+    return cut(repr(value), longest)
+
+
+def cut(text: str, longest: int = 200) -> str:
+    """A text that a file or a library wrote, as a message shows it: cut where it is long."""
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 

@@ -1,5 +1,6 @@
 """Ways to break a shipped config, each with the line and the key that the message must name."""
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -248,12 +249,37 @@ def token(place: Place, rng: Random) -> Broken | None:
     return Broken("token", place.with_value(new), place.line, dotted(place.key))
 
 
+def _without_colon(kind: str, place: Place, instead: str) -> Broken | None:
+    """`key: value`, `- key: value` and `key:` with something else in the place of the colon and the space."""
+    found = re.match(rf"(\s*(?:- )*{re.escape(place.name)}):( ?)(.*)", place.here)
+    if not found or (instead.strip() == ":" and not found[2]):
+        return None
+    text = place.with_line(f"{found[1]}{instead}{found[3]}".rstrip())
+    return Broken(kind, text, place.line, dotted(place.key))
+
+
+@way
+def no_colon(place: Place, rng: Random) -> Broken | None:
+    return _without_colon("no_colon", place, " ")
+
+
+@way
+def no_space(place: Place, rng: Random) -> Broken | None:
+    return _without_colon("no_space", place, rng.choice([":", ":\t"]))
+
+
+@way
+def equals(place: Place, rng: Random) -> Broken | None:
+    return _without_colon("equals", place, rng.choice([" = ", "="]))
+
+
 @way
 def unclosed(place: Place, rng: Random) -> Broken | None:
-    """A list or a text that never ends: the line is the one where it begins."""
+    """A list, a section in braces or a text that never ends: the line is the one where it begins."""
     if not place.is_block:
         return None
-    return Broken("unclosed", place.with_value(rng.choice(["[1, 2", '"x', "'x"])), place.line, dotted(place.key))
+    new = rng.choice(["[1, 2", "[[1], 2", "{a: 1", "{a: [1]", '"x', "'x"])
+    return Broken("unclosed", place.with_value(new), place.line, dotted(place.key))
 
 
 @way
@@ -266,15 +292,19 @@ def stray(place: Place, rng: Random) -> Broken | None:
     return Broken("stray", place.with_line(f"{new}\n{place.here}"), place.line, "")
 
 
-def broken_from(path: Path) -> st.SearchStrategy[Broken]:
-    """Broken versions of one file: each way as likely as the others, then each key that it fits."""
+def broken_from(path: Path, first: int) -> st.SearchStrategy[Broken]:
+    """Broken versions of one file: the ways that fit it take turns, from number `first` on, each at any key it fits.
+
+    A missing key, which few files can have since most have a base, comes before the others.
+    """
     found = places(path)
+    kinds = sorted(kind for kind in WAYS if any(WAYS[kind](place, Random(0)) for place in found))
+    at = first % len(kinds)
+    kinds = sorted(kinds[at:] + kinds[:at], key=lambda kind: kind != "deleted")
+    turns = itertools.cycle(kinds)
 
     def break_it(rng: Random) -> Broken:
-        for kind in rng.sample(sorted(WAYS), len(WAYS)):
-            broken = [each for place in found if (each := WAYS[kind](place, rng)) is not None]
-            if broken:
-                return rng.choice(broken)
-        raise AssertionError(f"nothing in {path} can be broken")
+        kind = next(turns)
+        return rng.choice([each for place in found if (each := WAYS[kind](place, rng)) is not None])
 
     return st.randoms(use_true_random=True).map(break_it)

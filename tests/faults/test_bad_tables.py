@@ -1,4 +1,4 @@
-"""28 awkward tables: read exactly, ids byte for byte, or refused with the row."""
+"""34 awkward tables: read exactly, ids byte for byte, or refused with the row."""
 
 import csv
 import hashlib
@@ -48,6 +48,8 @@ READ = {
     "a line end in quotes": ('id,attribute_ids\n"a\nb",0\n', [("a\nb", "0")]),
     "semicolons": ("id;attribute_ids\n01;0\n02;1 2\n", [("01", "0"), ("02", "1 2")]),
     "tabs": ("id\tattribute_ids\n01\t0\n02\t1 2\n", [("01", "0"), ("02", "1 2")]),
+    "bars": ("id|attribute_ids\n01|0\n02|1 2\n", [("01", "0"), ("02", "1 2")]),
+    "bars in the name of a column": ("id,attribute_ids,c|d|e\na,0,\n", [("a", "0")]),
     "another label separator": ("id,attribute_ids\na,0|1\nb,2|0\n", [("a", "0 1"), ("b", "0 2")]),
     "empty labels": ("id,attribute_ids\na,\nb,1\n", [("a", ""), ("b", "1")]),
     "labels twice": ("id,attribute_ids\na,1 1 0\n", [("a", "0 1")]),
@@ -82,6 +84,19 @@ REFUSED = {
         {},
         "train.csv:9002: is not UTF-8 text (byte 81017)",
     ),
+    "UTF-32": ("id,attribute_ids\na,0\n".encode("utf-32"), {}, "train.csv:1: is UTF-32 text, not UTF-8"),
+    "UTF-16 without a mark": (
+        "id,attribute_ids\na,0\nb,1\n".encode("utf-16-le"),
+        {},
+        "train.csv:1: holds a NUL byte\n  hint: if it is UTF-16, save it as UTF-8; no file's name holds one",
+    ),
+    "an id that no file can have": ("id,attribute_ids\na,0\nb\0c,1\n", {}, "train.csv:3: holds a NUL byte\n  hint: "),
+    "a delimiter that is none": (
+        "id:attribute_ids\na:0\n",
+        {},
+        "train.csv:1: data.id_column: which of the columns ['id:attribute_ids'] is it?\n  hint: there is one column "
+        "only: comma, semicolon, tab or | may stand between columns; else name it: data.id_column: ...",
+    ),
     "UTF-16": ("id,attribute_ids\na,0\n".encode("utf-16"), {}, "train.csv:1: is UTF-16 text, not UTF-8"),
     "no label for multiclass": ("id,attribute_ids\na,0\nb,\n", {"task": "multiclass"}, "train.csv:3: 'b' has no label"),
 }
@@ -113,8 +128,8 @@ def test_refused_with_the_row(name):
     assert str(caught.value).startswith(message) and caught.value.code == 2
 
 
-def test_there_are_28():
-    assert len(READ) + len(REFUSED) == 28
+def test_there_are_34():
+    assert len(READ) + len(REFUSED) == 34
 
 
 CHAIN = """\

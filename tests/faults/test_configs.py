@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import hypothesis
 import pytest
@@ -13,7 +14,7 @@ import train
 from foldsmith.errors import UserError
 from foldsmith.launch import command
 from tests.conftest import ROOT
-from tests.faults.mutations import WAYS, Broken, broken_from
+from tests.faults.mutations import WAYS, Broken, broken_from, places
 
 BASE = f"base: {ROOT}/configs/clipart_tiny.yml\n"
 # What stands below `base:`, the line and the key that the message must begin with; an empty key: none is named.
@@ -134,7 +135,7 @@ def mutate(path: Path, count: int, monkeypatch: pytest.MonkeyPatch, folder: Path
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(broken_from(path))
+    @given(broken_from(path, CONFIGS.index(path) * count))
     def break_one(broken: Broken) -> None:
         if len(said) < count and broken.text not in texts:
             texts.add(broken.text)
@@ -155,6 +156,16 @@ def test_450_mutations_of_all_shipped_configs(tmp_path, monkeypatch):
     assert each * len(CONFIGS) >= MUTATED
     kinds = check(each, tmp_path, monkeypatch)
     assert set(kinds) == set(WAYS) and min(kinds.values()) >= 5, kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["no_colon", "no_space", "equals", "unclosed"])
+def test_a_missing_mark_at_every_key_of_all_shipped_configs(kind, tmp_path, monkeypatch):
+    broken = [WAYS[kind](place, Random(number)) for path in CONFIGS for number, place in enumerate(places(path))]
+    found = [each for each in broken if each]
+    file = tmp_path / "a.yml"
+    right = sum(names(refusal(each.text, monkeypatch, file), file, each) for each in found)
+    assert len(found) >= 400 and right >= 0.95 * len(found), f"{right} of {len(found)}"
 
 
 def check(each: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -238,3 +249,54 @@ def test_the_other_problems_of_a_config_with_a_wrong_value_are_told_as_well(tmp_
     starts = ["2: model: mean and std", "7: loss.params: expected", "4: model.arch: timm has no", "8: metric: unknown"]
     for each, start in zip(said, starts, strict=True):
         assert each.startswith(f"{path}:{start}"), each
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  batch_size 24\n", "3: train.batch_size: a colon is missing\n  hint: write `batch_size: 24`"),
+        (
+            "train:\n  seed: 1\n   batch_size:24\n",
+            "4: train.batch_size: a space after the colon is missing\n  hint: write `batch_size: 24`",
+        ),
+        (
+            "model:\n  arch: resnet18\n    pretrained = false\n",
+            "4: model.pretrained: a colon is missing: `=` does not take its place\n  hint: write `pretrained: false`",
+        ),
+        ("test:\n  tta\n  - hflip\nmetric: f2\n", "3: test.tta: a colon is missing\n  hint: write `tta:`"),
+        (
+            "augmentations:\n  extra:\n  - name Blur\n",
+            "4: augmentations.extra[0].name: a colon is missing\n  hint: write `name: Blur`",
+        ),
+        ("optimizer:\n  params:\n    lr 1\n", "4: optimizer.params.lr: a colon is missing\n  hint: write `lr: 1`"),
+        # What is wrong there is not a colon.
+        ("test:\n  tta:\n    hflip vflip\n", "3: test.tta: expected a list, got 'hflip vflip'"),
+        (
+            "data:\n  task:\n    multi label\n",
+            "3: data.task: expected one of multilabel, multiclass, got 'multi label'; "
+            "did you mean 'multilabel' or 'multiclass'?",
+        ),
+    ],
+)
+def test_a_colon_is_missing_where_yaml_reads_a_text(text, message, tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    assert refusal(BASE + text, monkeypatch, path) == f"{path}:{message}"
+
+
+def test_a_missing_colon_stands_in_the_list_of_problems(tmp_path, monkeypatch):
+    path = tmp_path / "a.yml"
+    said = problems_of(refusal(BASE + "data:\n  num_folds: 1\ntrain:\n  batch_size 24\n", monkeypatch, path))
+    assert said[1] == f"{path}:5: train.batch_size: a colon is missing; write `batch_size: 24`" and len(said) == 2
+
+
+def test_what_hangs_on_a_task_that_a_misspelt_base_would_bring_is_not_blamed(tmp_path, monkeypatch):
+    text = (
+        "bases: x.yml\ntrain: {num_epochs: 1, sampler: {name: undersample, params: {threshold: 9}}}\nmetric: accuracy\n"
+    )
+    said = problems_of(refusal(text, monkeypatch, tmp_path / "a.yml"))
+    assert [each.split(": ", 1)[1] for each in said] == [
+        "data: required key is missing",
+        "model: required key is missing",
+        "optimizer: required key is missing",
+        "bases: unknown key; did you mean 'base'?",
+    ]

@@ -105,7 +105,43 @@ def test_what_passes_the_parser_is_refused_in_time(name, tmp_path):
         with bounded(SECONDS, MEGABYTES):
             message = str(caught.value)
         assert caught.value.code == 2 and message.startswith(str(path))
-        assert len(message) < 20_000 and len(message.splitlines()) <= 23
+        assert len(message) < 6_000 and len(message.splitlines()) <= 23
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "!" * 250_000,
+        "a: !<" + "%41" * 80_000 + "> x",
+        "a: *" + "x" * 250_000,
+        "%TAG !" + "y" * 250_000,
+        "a: !" + "x" * 100_000 + "!y z",
+        "base: " + "x" * 250_000,
+        "a " + "x" * 250_000 + "\nb: 1\n",
+        "a:\n  b" + "x" * 100_000 + " 1\n  c: 2\n",
+        "base: x\n" + "y" * 100_000 + ": 1: 2\n",
+    ],
+    ids=range(9),
+)
+def test_one_problem_is_said_in_less_than_1000_characters(text, tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text(text)
+    for read in (load, read_ensemble):
+        with bounded(SECONDS, MEGABYTES), pytest.raises(UserError) as caught:
+            read(path)
+        message = str(caught.value)
+        assert message.startswith(str(path)) and len(message) < (6000 if " problems\n" in message else 1000)
+
+
+def test_many_problems_are_said_in_less_than_6000_characters(tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text(BASE + "".join(f"{n}{'x' * 900}: 1\n" for n in range(250)))
+    with pytest.raises(UserError) as caught:
+        load(path)
+    first, *lines = str(caught.value).splitlines()
+    listed = len(lines) - 1
+    assert first.endswith("250 problems") and lines[-1] == f"  ... and {250 - listed} more" and 10 <= listed < 20
+    assert 4000 < len(str(caught.value)) < 6000
 
 
 def test_a_threshold_for_each_of_15_000_classes_is_not_too_many(tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from foldsmith.config.schema import Config
-from foldsmith.config.validate import LeafCheck, Problem, config_problems
+from foldsmith.config.validate import SECTION, LeafCheck, Problem, config_problems
 from foldsmith.config.yaml_text import Document, KeyPath, dotted, parse_yaml, read_yaml
-from foldsmith.errors import UserError
+from foldsmith.errors import UserError, shown
 
 MAX_PROBLEMS = 20  # that one error lists
+MAX_CHARACTERS = 5000  # of their list
 MAX_BASES = 32  # from a file to the last of its bases
 
 
@@ -67,10 +68,11 @@ def read_with_bases(path: Path, chain: Sequence[Path] = ()) -> Document:
     file, line = document.marks[("base",)]
     if not isinstance(base, str) or not os.path.isfile(path.parent / base):
         raise UserError(
-            f"{base!r} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
+            f"{shown(base)} is not a file", hint="a path relative to this file", file=file, line=line, key="base"
         )
     below = read_with_bases(path.parent / base, [*chain, here])
     below.marks[()] = (str(path), None)
+    below.slips |= document.slips
     _merge(below, document)
     return below
 
@@ -133,13 +135,22 @@ def _override(word: str) -> Document:
 def problems_error(path: Path, document: Document, problems: list[Problem]) -> UserError:
     """One error that lists the problems, each with its file, line and key; of very many the first."""
     if len(problems) == 1:
-        file, line = document.mark(problems[0].path)
-        return UserError(problems[0].message, file=file, line=line, key=dotted(problems[0].path))
-    lines = []
+        return _problem_error(document, problems[0])
+    lines: list[str] = []
     for problem in problems[:MAX_PROBLEMS]:
-        file, line = document.mark(problem.path)
-        place = f"{file}:{line}" if line else file
-        lines.append(f"  {place}: {dotted(problem.path)}: {problem.message}")
-    if len(problems) > MAX_PROBLEMS:
-        lines.append(f"  ... and {len(problems) - MAX_PROBLEMS} more")
+        line = "  " + str(_problem_error(document, problem)).replace("\n  hint: ", "; ")
+        if lines and sum(map(len, lines)) + len(line) > MAX_CHARACTERS:
+            break
+        lines.append(line)
+    if len(problems) > len(lines):
+        lines.append(f"  ... and {len(problems) - len(lines)} more")
     return UserError(f"{len(problems)} problems\n" + "\n".join(lines), file=path)
+
+
+def _problem_error(document: Document, problem: Problem) -> UserError:
+    """A problem with its place; where a value is wrong because a colon is missing, that is said."""
+    file, line = document.mark(problem.path)
+    slip, message = document.slips.get((file, line)), problem.message
+    if slip and (slip.path[:-1] != problem.path or SECTION in message):
+        return UserError(slip.what, hint=slip.hint, file=file, line=slip.line, key=dotted(slip.path))
+    return UserError(message, file=file, line=line, key=dotted(problem.path))

@@ -13,6 +13,7 @@ from foldsmith.errors import did_you_mean, shown
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+SECTION = "a section of `key: value`"
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -22,8 +23,8 @@ _EXPECTED = {
     "string_pattern_mismatch": "`last N groups`",  # the one text with a pattern
     "bool_type": "true or false",
     "list_type": "a list",
-    "dict_type": "a section of `key: value`",
-    "model_type": "a section of `key: value`",
+    "dict_type": SECTION,
+    "model_type": SECTION,
 }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from foldsmith.errors import UserError
+from foldsmith.config.slips import KeyPath, Slip, has_bracket, slip_before, slip_of_key, slip_of_value
+from foldsmith.errors import UserError, cut
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -21,8 +22,6 @@ MAX_NODES = 20_000
 
 _HALF = re.compile("[\ud800-\udfff]")  # surrogates, which no text file can hold
 
-KeyPath = tuple[str | int, ...]
-
 
 @dataclass
 class Document:
@@ -30,6 +29,8 @@ class Document:
 
     values: dict[str, Any]
     marks: dict[KeyPath, tuple[str, int | None]] = field(default_factory=dict)
+    # Texts that look like a key whose colon is missing, by file and line of the key or item that they are the value of.
+    slips: dict[tuple[str, int | None], Slip] = field(default_factory=dict)
 
     def mark(self, path: KeyPath) -> tuple[str, int | None]:
         """File and line of a key; of the nearest section around it when the key itself is not there."""
@@ -69,7 +70,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             what, hint = "YAML aliases (*name) are not supported", "use `base:`"
         elif tag := getattr(event, "tag", None):
-            what = f"YAML tags ({tag.replace('tag:yaml.org,2002:', '!!')}) are not supported"
+            what = f"YAML tags ({cut(tag.replace('tag:yaml.org,2002:', '!!'))}) are not supported"
             hint = "text that looks like a number is written in quotes"
         elif isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
             what, hint = "holds half a character", None
@@ -112,8 +113,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Text with Unicode's own line ends goes into double quotes: PyYAML would not escape them in single ones."""
-    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    """In double quotes: Unicode's own line ends, which PyYAML does not escape in single ones, and `word {`."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) or has_bracket(text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -161,7 +162,8 @@ def parse_yaml(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, reached, text.splitlines(), name) from None
     if not isinstance(node, yaml.MappingNode):
-        raise UserError("must hold `key: value` sections", file=name, line=1)
+        slip = slip_of_value(node, (), 0) if node else None
+        raise _slip_error(slip, name) if slip else UserError("must hold `key: value` sections", file=name, line=1)
     document = Document({}, {(): (name, None)})
     document.values = _build_node(node, (), document, name)
     return document
@@ -209,13 +211,21 @@ def _syntax_error(error: yaml.MarkedYAMLError, reached: _Reached, lines: list[st
     line = mark.line + 1 if mark else 0
     is_flow = bool(reached.open) and reached.open[-1].flow_style
     found = re.match(r"\s*(?:- )*([\w.]+):(?:\s|$)", lines[line - 1]) if 0 < line <= len(lines) else None
+    misread = any(words in str(error.problem) for words in ("\\t", "cannot start any token"))
+    if not misread and not is_flow and (slip := slip_before(lines, line)):
+        return _slip_error(slip, name)
     hint = None
     if found and not is_flow and (line > reached.line or not path):  # which section it is in is what is not clear
         path, hint = (found[1],), "is it indented as its neighbours are?" if line > reached.line else None
     if "\\t" in str(error.problem):
-        hint = "indent with spaces, not with tabs"
-    what = f"is not valid YAML: {error.problem or error}"
+        is_indent = mark is not None and not lines[line - 1][: mark.column].strip()
+        hint = "indent with spaces, not with tabs" if is_indent else "a space stands before a value, not a tab"
+    what = f"is not valid YAML: {cut(error.problem or str(error))}"
     return UserError(what, file=name, line=line or None, key=dotted(path), hint=hint)
+
+
+def _slip_error(slip: Slip, name: str) -> UserError:
+    return UserError(slip.what, hint=slip.hint, file=name, line=slip.line, key=dotted(slip.path))
 
 
 def _build_node(node: yaml.Node, path: KeyPath, document: Document, name: str) -> Any:
@@ -223,7 +233,10 @@ def _build_node(node: yaml.Node, path: KeyPath, document: Document, name: str) -
         return _build_mapping(node, path, document, name)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            document.marks[*path, index] = (name, item.start_mark.line + 1)
+            line = item.start_mark.line + 1
+            document.marks[*path, index] = (name, line)
+            if not node.flow_style and (slip := slip_of_value(item, (*path, index), line - 1)):
+                document.slips[name, line] = slip
         return [_build_node(item, (*path, index), document, name) for index, item in enumerate(node.value)]
     return _BUILD[node.tag](node.value)
 
@@ -240,6 +253,10 @@ def _build_mapping(node: yaml.MappingNode, path: KeyPath, document: Document, na
             first = document.marks[where][1]
             raise UserError(f"duplicate key, first set on line {first}", file=name, line=line, key=dotted(where))
         document.marks[where] = (name, line)
+        if key_node.style is None and (slip := slip_of_key(key_node, value_node, node.flow_style, path)):
+            raise _slip_error(slip, name)
+        if not node.flow_style and (slip := slip_of_value(value_node, where, line)):
+            document.slips[name, line] = slip
         values[key] = _build_node(value_node, where, document, name)
     return values
 
@@ -247,4 +264,4 @@ def _build_mapping(node: yaml.MappingNode, path: KeyPath, document: Document, na
 def dotted(path: KeyPath) -> str:
     """("extra", 0, "name") -> "extra[0].name"; cut where it is long, for it is only shown."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return text if len(text) <= 500 else f"{text[:500]}..."
+    return text if len(text) <= 200 else f"{text[:200]}..."

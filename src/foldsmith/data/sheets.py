@@ -1,5 +1,6 @@
 """csv files as text: nothing is interpreted, ids survive byte for byte, and every record knows its line."""
 
+import codecs
 import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,11 @@ ID_COLUMNS = ["id", "image_id", "image", "image_name", "img_id", "filename", "fi
 LABEL_COLUMNS = ["attribute_ids", "labels", "label", "tags", "target", "targets", "classes", "class", "category"]
 LABELS = "labels"  # the column that the columns of classes are joined into
 ZERO_OR_ONE = {"0": False, "1": True, "0.0": False, "1.0": True}
+_BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+_UTF16 = "if it is UTF-16, save it as UTF-8;"
 PSEUDO = "pseudo"  # the column that `foldsmith pseudo-label` adds: 1 where a row has any pseudo label
 
 
@@ -39,7 +45,7 @@ class Sheet:
 
 
 def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
-    """Read a csv (comma, semicolon or tab; quotes; a BOM; any line ends) without interpreting a single value.
+    """Read a csv (comma, semicolon, tab or |; quotes; a BOM; any line ends) without interpreting a single value.
 
     Args:
         max_rows: rows to read at most; 0 reads the header only.
@@ -69,6 +75,9 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
     if len(set(header)) != len(header):
         raise UserError(f"two columns have the same name: {header}", file=path, line=lines[0])
     for row, line in zip(rows, lines, strict=True):
+        if any("\0" in field for field in row):
+            hint = f"{_UTF16} no file's name holds one"
+            raise UserError("holds a NUL byte", file=path, line=line, hint=hint)
         if len(row) != len(header):
             raise UserError(f"{len(row)} fields, but the header has {len(header)}", file=path, line=line)
     return Sheet(path, header, rows[1:], lines[1:], delimiter=delimiter)
@@ -77,8 +86,9 @@ def read_csv(path: Path, max_rows: int | None = None) -> Sheet:
 def _not_utf8(path: Path) -> UserError:
     """The line of the first byte that is not UTF-8, counted in the whole file: decoders see a part of it."""
     data, start = path.read_bytes(), 0
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return UserError("is UTF-16 text, not UTF-8", file=path, line=1, hint="save it as UTF-8")
+    for name, marks in _BYTE_ORDER_MARKS.items():
+        if data.startswith(marks):
+            return UserError(f"is {name} text, not UTF-8", file=path, line=1, hint="save it as UTF-8")
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -96,8 +106,14 @@ def _records(file: Any, delimiter: str) -> Iterator[tuple[list[str], int]]:
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that splits the header into the most fields; of equal ones the comma."""
-    return max((",", ";", "\t"), key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+    """The delimiter that splits the header into the most fields; of equal ones the comma.
+
+    A bar, which names of classes may hold, is one only where nothing else splits the header.
+    """
+    fields = {each: len(next(csv.reader([header], delimiter=each), [])) for each in (",", ";", "\t", "|")}
+    bars = fields.pop("|")
+    best = max(fields, key=lambda each: fields[each])
+    return "|" if fields[best] == 1 < bars else best
 
 
 def csv_line(fields: Iterable[str], delimiter: str = ",") -> str:
@@ -119,9 +135,11 @@ def _find_column(sheet: Sheet, named: str | None, usual: list[str], key: str) ->
     for name in usual:
         if name in by_lower:
             return by_lower[name]
-    raise UserError(
-        f"which of the columns {sheet.columns} is it?", file=sheet.path, line=1, key=key, hint=f"name it: {key}: ..."
-    )
+    hint = f"name it: {key}: ..."
+    if len(sheet.columns) == 1:
+        hint = f"there is one column only: comma, semicolon, tab or | may stand between columns; else {hint}"
+    what = f"which of the columns {sheet.columns} is it?"
+    raise UserError(what, file=sheet.path, line=1, key=key, hint=hint)
 
 
 def id_column(sheet: Sheet, config: Config) -> str:

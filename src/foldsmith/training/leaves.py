@@ -62,8 +62,8 @@ def _get(values: Any, *keys: str) -> Any:
 
 
 def _task_of(values: dict[str, Any]) -> str | None:
-    """data.task; None where it is wrong, or may be the key that is misspelt."""
-    data = values.get("data", {})
+    """data.task; None where it is wrong, may be the key that is misspelt, or may be in a base whose key is."""
+    data = values.get("data")
     if not isinstance(data, dict) or ("task" not in data and data.keys() - Data.model_fields.keys()):
         return None
     task = data.get("task", "multilabel")
