@@ -216,7 +216,7 @@ def test_batches_of_another_number_of_images_do_not_go_on(monkeypatch, config, t
     kill_at(monkeypatch, "train_epoch", 2, after=False)
     with pytest.raises(Killed):
         train.main(words(config, tmp_path))
-    monkeypatch.setattr(distributed, "batch_of_all", lambda train: 32)
+    monkeypatch.setattr(parallel, "batch_of_all", lambda train: 32)
     with pytest.raises(
         UserError, match=r"last.ckpt: train.batch_size_is: batches had 16 images; those of 1 .* have 32"
     ):

@@ -20,7 +20,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foldsmith.config.schema import Train
 from foldsmith.errors import EXIT_ENVIRONMENT, UserError
 
 T = TypeVar("T")
@@ -181,11 +180,6 @@ def _find_store(agents: dist.TCPStore, host: str) -> dist.TCPStore:
 def size() -> int:
     """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def batch_of_all(train: Train) -> int:
-    """Images of a batch of all processes."""
-    return train.batch_size * (size() if train.batch_size_is == "per_process" else 1)
 
 
 def rank() -> int:

@@ -10,8 +10,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from foldsmith.config.schema import Train
 from foldsmith.errors import UserError
 from foldsmith.training import distributed
+
+
+def batch_of_all(train: Train) -> int:
+    """Images of a batch of all processes."""
+    return train.batch_size * (distributed.size() if train.batch_size_is == "per_process" else 1)
 
 
 def same_weights(model: nn.Module) -> None:

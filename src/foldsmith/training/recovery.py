@@ -17,7 +17,7 @@ import torch
 from foldsmith.errors import EXIT_ENVIRONMENT, EXIT_UNTRUSTED, UserError
 from foldsmith.files import read_json, write_json
 from foldsmith.inference.predict import is_out_of_memory
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.folder import RunFolder
 from foldsmith.training.job import FoldJob
 from foldsmith.training.lock import InUseError, locked_run
@@ -145,7 +145,7 @@ def _halve(job: FoldJob, pieces: int, reason: str) -> str:
         pieces: with which memory ran out. Several processes in which it does write the same.
     """
     train = job.config.train
-    of_process = -(-distributed.batch_of_all(train) // distributed.size())
+    of_process = -(-parallel.batch_of_all(train) // distributed.size())
     if pieces >= of_process:
         raise UserError(
             f"memory ran out on a single image: {reason}",

@@ -207,7 +207,7 @@ def _train_stages(job: FoldJob, pieces: int) -> Progress:
     parallel.same_weights(model)
     slow_batch_norm(model, pieces)
     if distributed.size() > 1:
-        job.say(f"{distributed.words()}, which share each batch of {distributed.batch_of_all(config.train)} images")
+        job.say(f"{distributed.words()}, which share each batch of {parallel.batch_of_all(config.train)} images")
     progress = Progress()
     checkpoint = _read_checkpoint(job)
     if checkpoint is not None:  # of the last finished epoch
@@ -246,7 +246,7 @@ def _read_checkpoint(job: FoldJob) -> dict[str, Any] | None:
     content = load_checkpoint(path, job.device)
     job.check_identity(content["identity"], path)
     before = {"processes": 1, "batch_size": job.config.train.batch_size} | content["identity"]
-    batch = distributed.batch_of_all(job.config.train)
+    batch = parallel.batch_of_all(job.config.train)
     if before["batch_size"] != batch:
         raise UserError(
             f"batches had {before['batch_size']} images; those of {distributed.size()} processes have {batch}",

@@ -70,7 +70,7 @@ def _write_epoch(job: FoldJob, training: Training, epoch: Epoch, trained: float)
     write_metrics(folder / "metrics.csv", progress.metrics)
     made_by = {"threads": torch.get_num_threads(), "workers": job.workers, "processes": distributed.size()}
     save_checkpoint(
-        folder / "last.ckpt", training, job.identity | made_by | {"batch_size": distributed.batch_of_all(config.train)}
+        folder / "last.ckpt", training, job.identity | made_by | {"batch_size": parallel.batch_of_all(config.train)}
     )
     valid_seconds = time.monotonic() - trained
     timing = {

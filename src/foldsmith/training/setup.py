@@ -130,7 +130,7 @@ def build_loader(
     augment = Augment(config.augmentations, geometry_of(config))
     images = AugmentedImages(paths, table.ids, augment, train.seed, read, bad_image_hint(config))
     max_batches = train.max_steps_per_epoch * train.accum_batches if train.max_steps_per_epoch else None
-    batch, sampler = distributed.batch_of_all(train), build_sampler(train.sampler, table)
+    batch, sampler = parallel.batch_of_all(train), build_sampler(train.sampler, table)
     check_batch(train, sampler.length if sampler else len(images))
     order = EpochOrder(len(images), batch, train.seed, max_batches, sampler, distributed.part_of)
     pin = device.type == "cuda"
@@ -139,7 +139,7 @@ def build_loader(
 
 def check_batch(train: Train, draws: int) -> None:
     """Refuse batches of which some process would have no image, where an epoch has so many."""
-    batch = min(distributed.batch_of_all(train), draws)
+    batch = min(parallel.batch_of_all(train), draws)
     if batch < distributed.size():
         raise UserError(
             f"{distributed.size()} processes can't share a batch of {batch} images",

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from foldsmith.config import Config
-from foldsmith.training import distributed
+from foldsmith.training import distributed, parallel
 from foldsmith.training.loggers import Logger, open_loggers
 from foldsmith.training.stages import stages_of
 
@@ -37,7 +37,7 @@ class Watch:
         self.bar.refresh()
 
     def _moving(self, batches: Iterable[Any], count: int, bar: tqdm) -> Iterator[Any]:
-        started, batch_size = time.monotonic(), distributed.batch_of_all(self.config.train)
+        started, batch_size = time.monotonic(), parallel.batch_of_all(self.config.train)
         for number, item in enumerate(batches, start=1):
             yield item
             speed = number * batch_size / (time.monotonic() - started)
