@@ -4,11 +4,11 @@ It holds name, fold, config (resolved), classes (tokens), stages, epoch, metric,
 data, images, folds, config and code. Files of earlier versions lack some of them.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import from_json, to_json
 
 from foldsmith.config import Config, dotted
 from foldsmith.config.section import MAX_NAME
@@ -20,7 +20,7 @@ from foldsmith.models.archs import is_arch
 
 # Bytes. 100,000 classes of 60 letters fit; the parsers of both headers take up to 30 times as much memory as text.
 MAX_HEADER = 10_000_000
-MAX_CONFIG = 1_000_000  # letters; a resolved config has about 3,000, and each wrong key of one takes 1 kB to be named
+MAX_CONFIG = 1_000_000  # of that; a resolved config has about 3,000, and each wrong key of one takes 1 kB to be named
 
 
 def _file_name(value: str) -> str:
@@ -73,15 +73,14 @@ def parse_header(text: Any, path: Path) -> dict[str, Any]:
     try:
         if len(text) > MAX_HEADER:
             raise untrusted(path, f"has a foldsmith header of more than {MAX_HEADER:,} bytes")
-        header = json.loads(text)
-        json.dumps(header, ensure_ascii=False).encode()  # halves of surrogates can't be written anywhere
-    except (ValueError, TypeError, RecursionError):
+        header = from_json(text)  # refuses halves of surrogates, which json takes, and which can't be written anywhere
+    except (ValueError, TypeError):
         raise untrusted(path, "has no foldsmith header; it is not a file that train.py wrote") from None
     required = {key for key, field in _Header.model_fields.items() if field.is_required()}
     if not isinstance(header, dict) or not header.keys() >= required:
         raise untrusted(path, "has a foldsmith header without " + ", ".join(sorted(required)))
-    if len(json.dumps(header["config"])) > MAX_CONFIG:
-        raise untrusted(path, f"has a header whose config is longer than {MAX_CONFIG:,} letters")
+    if len(to_json(header["config"])) > MAX_CONFIG:
+        raise untrusted(path, f"has a header whose config is longer than {MAX_CONFIG:,} bytes")
     _, problems = schema_problems(header, _Header)
     for problem in problems:
         raise untrusted(path, f"has a header whose {dotted(problem.path)} is not valid: {problem.message}")
