@@ -116,7 +116,10 @@ def crowded() -> dict[str, tuple[str, Callable[[], bytes]]]:
             "has no foldsmith header",
             lambda: described(f'"a":{EMPTY}', f'"__metadata__":{{{many}}},'),
         ),
-        "10 MB of lists": ("without classes, config", lambda: text("[" + ",".join(["[[]]"] * 1_900_000) + "]")),
+        "10 MB of lists": (
+            "more than 200,000 lists and sections",
+            lambda: text("[" + ",".join(["[[]]"] * 1_900_000) + "]"),
+        ),
         "10 MB of wrong classes": ("expected a list of texts", lambda: ours(classes=[0] * 3_000_000)),
         "a long config": ("config is longer than 1,000,000 bytes", lambda: ours(config={"x" * 1_000_001: 0})),
         "a config of wrong keys": (

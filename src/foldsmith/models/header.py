@@ -20,6 +20,7 @@ from foldsmith.models.archs import is_arch
 
 # Bytes. 100,000 classes of 60 letters fit; the parsers of both headers take up to 30 times as much memory as text.
 MAX_HEADER = 10_000_000
+MAX_BRACKETS = 200_000  # of lists and sections, of which Python collects millions slowly; names may hold some, too
 MAX_CONFIG = 1_000_000  # of that; a resolved config has about 3,000, and each wrong key of one takes 1 kB to be named
 
 
@@ -73,8 +74,10 @@ def parse_header(text: Any, path: Path) -> dict[str, Any]:
     try:
         if len(text) > MAX_HEADER:
             raise untrusted(path, f"has a foldsmith header of more than {MAX_HEADER:,} bytes")
+        if text.count("[") + text.count("{") > MAX_BRACKETS:
+            raise untrusted(path, f"has a foldsmith header of more than {MAX_BRACKETS:,} lists and sections")
         header = from_json(text)  # refuses halves of surrogates, which json takes, and which can't be written anywhere
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):  # no text, perhaps: a .pth may hold anything
         raise untrusted(path, "has no foldsmith header; it is not a file that train.py wrote") from None
     required = {key for key, field in _Header.model_fields.items() if field.is_required()}
     if not isinstance(header, dict) or not header.keys() >= required:
