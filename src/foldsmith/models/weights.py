@@ -28,8 +28,8 @@ from foldsmith.models.pickles import load_pickle
 
 MAX_TENSORS = 50_000  # of a file; timm's networks have up to 3,000
 # A network may take so many bytes, and so many for each of its file: twice those for weights of half precision, the
-# rest for tables of relative positions, which no file holds. At twice the usual input size timm's largest have 2.6 times
-# the bytes of the weights.
+# rest for tables of relative positions, which no file holds. At twice the usual input size timm's largest are 2.6 times
+# as large as the weights.
 ROOM, ROOM_A_BYTE = 64_000_000, 8
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # they may stand for each other
 # What torch.load raises at files that are no weights, cut or changed.
