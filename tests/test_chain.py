@@ -21,7 +21,8 @@ from foldsmith.files import sha256_file, sha256_lines
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict, to_input
 from foldsmith.metrics import above, best_fbeta, fbeta
-from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.models.header import config_of
+from foldsmith.models.weights import load_model, read_header
 from tests.conftest import DATA, Chain
 
 CPU = torch.device("cpu")

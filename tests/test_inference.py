@@ -20,7 +20,8 @@ from foldsmith.inference.budget import Budget
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.ensemble import Options, run_ensemble
 from foldsmith.inference.predict import Fits, NotFinite, pipeline_of, predict
-from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.models.header import config_of
+from foldsmith.models.weights import load_model, read_header
 from tests.conftest import DATA, by_hand, competition, infer
 from tests.test_killed_inference import is_valid
 

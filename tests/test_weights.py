@@ -12,7 +12,8 @@ from foldsmith.config import Config
 from foldsmith.errors import UserError
 from foldsmith.models.archs import ALIASES
 from foldsmith.models.build import build_model, train_mode
-from foldsmith.models.weights import config_of, load_model, load_pretrained, read_header, save_weights
+from foldsmith.models.header import config_of
+from foldsmith.models.weights import load_model, load_pretrained, read_header, save_weights
 
 ARCH = "test_efficientnet"
 CPU = torch.device("cpu")
@@ -247,10 +248,10 @@ def test_a_corrupt_legacy_file_is_refused(tmp_path, model):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": "../../a"}, "a header whose name is not a file name: '../../a'"),
-        ({"name": 5}, "a header whose name is not a file name: 5"),
-        ({"classes": "xyz"}, "classes are not a list of texts"),
-        ({"fold": "0"}, "fold is not a number"),
+        ({"name": "../../a"}, "a header whose name is not valid: expected a file name, got '../../a'"),
+        ({"name": 5}, "a header whose name is not valid: expected text, got 5"),
+        ({"classes": "xyz"}, "classes is not valid: expected a list of texts, got 'xyz'"),
+        ({"fold": "0"}, "fold is not valid: expected a whole number, got '0'"),
         ({"config": None}, "a header whose config is not valid"),
         ({"fold": 7}, "a fold that its config does not have"),
         ({"config": config(mean=None, std=None).model_dump(mode="json")}, "without model.mean"),

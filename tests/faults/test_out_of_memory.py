@@ -10,7 +10,8 @@ import torch
 from foldsmith.inference import predict as predict_module
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict
-from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.models.header import config_of
+from foldsmith.models.weights import load_model, read_header
 from tests.faults.test_killed import Run
 
 

@@ -20,7 +20,8 @@ from foldsmith.inference.find import hashes_of
 from foldsmith.inference.predict import Fits, NotFinite, pipeline_of, predict
 from foldsmith.inference.views import expand_views, margin_of
 from foldsmith.metrics import Probabilities
-from foldsmith.models.weights import config_of, load_model, read_header, reload_model
+from foldsmith.models.header import config_of
+from foldsmith.models.weights import load_model, read_header, reload_model
 
 
 class MemberWeights:

@@ -71,7 +71,7 @@ def ensemble_contents(ensemble_file: Path, roots: Sequence[Path]) -> Contents:
     Raises:
         UserError: the ensemble file or the weights that are there are wrong.
     """
-    from foldsmith.models.weights import config_of
+    from foldsmith.models.header import config_of
 
     path = find_ensemble(ensemble_file)
     ensemble = read_ensemble(path)
@@ -160,7 +160,8 @@ def _load(script: Path) -> ModuleType:
 def _add_experiment(contents: Contents, args: Mapping[str, Any], needs_weights: bool) -> None:
     """The resolved config that the arguments name, its folds, the tables that lie elsewhere, the weights it needs."""
     from foldsmith.data.tables import read_table
-    from foldsmith.models.weights import config_of, read_header
+    from foldsmith.models.header import config_of
+    from foldsmith.models.weights import read_header
     from foldsmith.training.folder import RunFolder
     from foldsmith.training.leaves import check_leaves
 

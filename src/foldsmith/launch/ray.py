@@ -25,7 +25,8 @@ from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.launch.cluster import RETRIES, Nodes, Place
 from foldsmith.launch.progress import Job, Progress
 from foldsmith.metrics import Probabilities
-from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.models.header import config_of
+from foldsmith.models.weights import load_model, read_header
 from foldsmith.training.job import FoldJob
 from foldsmith.training.oof import predict_oof
 from foldsmith.training.run import open_experiment, train_fold

@@ -1,14 +1,14 @@
-"""Weights on disk. Ours are safetensors with one header entry; nothing that is read here can run code.
+"""Weights on disk. Ours are safetensors with one header entry (header.py); nothing that is read here can run code.
 
-Header: the metadata key `foldsmith`, sorted JSON with name, fold, config (resolved), classes (tokens), epoch, score,
-threshold, and the sha256 of data, folds, config and code. A .pth may stand for such a file where torch.save wrote
-{"foldsmith": the same text, "state_dict": tensors}.
+A .pth may stand for such a file where torch.save wrote {"foldsmith": the header's text, "state_dict": tensors}.
 """
 
 import json
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from foldsmith.config import Config, dotted
+from foldsmith.config import Config
 from foldsmith.config.section import PICKLES
-from foldsmith.config.validate import schema_problems
-from foldsmith.errors import EXIT_UNTRUSTED, UserError
+from foldsmith.errors import UserError
 from foldsmith.files import atomic_path
-from foldsmith.models.archs import is_arch, resolve_arch
+from foldsmith.models.archs import resolve_arch
 from foldsmith.models.build import build_model, classifier_prefixes, in_modules
+from foldsmith.models.header import MAX_HEADER, config_of, parse_header, untrusted
 from foldsmith.models.pickles import load_pickle
 
+MAX_TENSORS = 50_000  # of a file; of timm's networks of a fixed input size the largest has 1,853
+# A network may take so many bytes, and so many for each of its file: twice those for weights of half precision, the
+# rest for tables of relative positions, which no file holds. At twice the usual input size timm's largest are 2.6 times
+# as large as the weights.
+ROOM, ROOM_A_BYTE = 64_000_000, 8
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # they may stand for each other
-HEADER_KEYS = {"name", "fold", "config", "config_sha256", "classes", "data_sha256", "folds_sha256"}
 # What torch.load raises at files that are no weights, cut or changed.
 DAMAGED = (
     pickle.UnpicklingError,
@@ -53,6 +57,7 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], header: dict[str, A
     with atomic_path(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
         metadata = {"foldsmith": json.dumps(header, sort_keys=True, ensure_ascii=False)}
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        _check_size(temporary)  # what could not be read again is not written
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -63,69 +68,78 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError("weights file not found", file=path)
-    try:
-        header = json.loads(_metadata(path)["foldsmith"])
-    except (KeyError, ValueError, TypeError, RecursionError):
-        raise _untrusted(path, "has no foldsmith header; it is not a file that train.py wrote") from None
-    if not isinstance(header, dict) or not header.keys() >= HEADER_KEYS:
-        raise _untrusted(path, "has a foldsmith header without " + ", ".join(sorted(HEADER_KEYS)))
-    name, fold, classes = header["name"], header["fold"], header["classes"]
-    if (
-        not isinstance(name, str) or name in ("", "..") or "\0" in name or name != Path(name).name
-    ):  # it names what is written
-        raise _untrusted(path, f"has a header whose name is not a file name: {name!r}")
-    if not isinstance(header["config"], dict):
-        raise _untrusted(path, "has a header whose config is not valid: it is not a section")
-    if type(fold) is not int or not isinstance(classes, list) or not all(isinstance(token, str) for token in classes):
-        raise _untrusted(path, "has a header whose fold is not a number, or whose classes are not a list of texts")
-    return header
+    return parse_header(_metadata(path).get("foldsmith"), path)
 
 
 def _metadata(path: Path) -> dict[str, Any]:
     if path.suffix in PICKLES:
         content = _unpickle(path)
         return content if isinstance(content, dict) else {}
+    _check_size(path)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise _untrusted(path, f"is not a safetensors file: {error}") from None
+        raise untrusted(path, f"is not a safetensors file: {error}") from None
 
 
-def config_of(header: dict[str, Any], path: Path) -> Config:
-    """The resolved config that a header holds, named as its experiment."""
-    config, problems = schema_problems(header["config"], Config)
-    if config is None:
-        raise _untrusted(
-            path, f"has a header whose config is not valid: {dotted(problems[0].path)}: {problems[0].message}"
-        )
-    if not is_arch(config.model.arch):  # it might even be a place to download from, such as hf-hub:...
-        raise _untrusted(path, f"has a header whose model.arch timm does not know: {config.model.arch!r}")
-    if config.model.mean is None or not 0 <= header["fold"] < config.data.num_folds:
-        raise _untrusted(path, "has a header without model.mean, or with a fold that its config does not have")
-    return config.named(header["name"])
+def _check_size(path: Path) -> None:
+    """Refuse a safetensors file whose description would take much time and memory to parse.
+
+    Its first 8 bytes give the length of the JSON that follows, in which each tensor has a brace.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise untrusted(path, f"is not a safetensors file: its header is longer than {MAX_HEADER:,} bytes")
+        if file.read(length).count(b"{") > MAX_TENSORS:
+            raise untrusted(path, f"is not a safetensors file: it has more than {MAX_TENSORS:,} tensors")
 
 
 def load_model(path: Path, device: torch.device) -> nn.Module:
     """The model of one of our weights files; every name, shape and kind of number must agree, all be finite."""
     header = read_header(path)
-    config = config_of(header, path)
+    build = _builder(config_of(header, path), len(header["classes"]))
+    tensors = _read_tensors(path)[1]
+    usable = _fitting(_outline(build, path), tensors, path, optional=())
+    model = build()
+    model.load_state_dict(usable)
+    return model.to(device)
+
+
+def _builder(config: Config, num_classes: int) -> Callable[[], nn.Module]:
     height, width = config.model.input_size
-    model = build_model(
+    return partial(
+        build_model,
         config.model.arch,
-        num_classes=len(header["classes"]),
+        num_classes=num_classes,
         input_size=(height, width),
         dropout=config.model.dropout,
         pooling=config.model.pooling,
         head_layers=config.model.head_layers,
     )
-    _copy_into(model, _read_tensors(path)[1], path, optional=())
-    return model.to(device)
+
+
+def _outline(build: Callable[[], nn.Module], path: Path) -> dict[str, torch.Tensor]:
+    """Names and shapes of the network that a header asks for, built without memory, if the file is large enough for it.
+
+    The network itself is built anew: buffers that no file holds have no values here.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+    except Exception as error:  # whatever timm raises at options that do not go together
+        raise untrusted(path, f"has a header whose network can't be built: {error}") from None
+    needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    size = path.stat().st_size
+    if needed > ROOM + ROOM_A_BYTE * size:
+        raise untrusted(path, f"has a header whose network takes {needed:,} bytes, the file is of {size:,}")
+    return model.state_dict()
 
 
 def reload_model(model: nn.Module, path: Path) -> None:
     """Put the weights of another of our files, of the same network, into a model that `load_model` gave."""
-    _copy_into(model, _read_tensors(path)[1], path, optional=())
+    model.load_state_dict(_fitting(model.state_dict(), _read_tensors(path)[1], path, optional=()))
 
 
 def load_pretrained(path: Path, model: nn.Module) -> None:
@@ -148,17 +162,19 @@ def load_pretrained(path: Path, model: nn.Module) -> None:
         )
     # VGG's own hidden layers are not in the model when model.head_layers takes their place.
     dropped = ("pre_logits",) if isinstance(getattr(model, "pre_logits", None), nn.Identity) else ()
-    _copy_into(model, tensors, path, optional=(*classifier_prefixes(model), *dropped))
+    usable = _fitting(model.state_dict(), tensors, path, optional=(*classifier_prefixes(model), *dropped))
+    model.load_state_dict(usable, strict=False)
 
 
 def _read_tensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
     """A state dict, and the name of its architecture where a .pth holds [name, state dict]."""
     if path.suffix in PICKLES:
         return _state_dict(_unpickle(path), path)
+    _check_size(path)
     try:
         return None, safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _untrusted(path, f"is not a safetensors file: {error}") from None
+        raise untrusted(path, f"is not a safetensors file: {error}") from None
 
 
 def _unpickle(path: Path) -> Any:
@@ -168,9 +184,9 @@ def _unpickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         lines = str(error).splitlines()  # most are advice to load it all the same
         reason = next((line for line in lines if "nsupported" in line), lines[0]).partition(". ")[0].strip()
-        raise _untrusted(path, f"refused, because it holds more than tensors: {reason}") from None
+        raise untrusted(path, f"refused, because it holds more than tensors: {reason}") from None
     except DAMAGED as error:
-        raise _untrusted(
+        raise untrusted(
             path, f"is not a weights file: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None
 
@@ -184,13 +200,17 @@ def _state_dict(content: Any, path: Path) -> tuple[str | None, dict[str, torch.T
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise _untrusted(path, "does not hold a state dict of tensors")
+        raise untrusted(path, "does not hold a state dict of tensors")
     return arch, {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _copy_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, optional: tuple[str, ...]) -> None:
-    """Check everything, then copy. Tensors of the modules in `optional` may be absent or of another shape."""
-    own = model.state_dict()
+def _fitting(
+    own: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], path: Path, optional: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    """Those of `tensors` that take the place of a model's own; what does not fit is refused.
+
+    Tensors of the modules in `optional` may be absent or of another shape.
+    """
     usable = {}
     problems = []
     for name, tensor in tensors.items():
@@ -207,9 +227,5 @@ def _copy_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path, o
     problems += [f"{name} is missing" for name in own if name not in tensors and not in_modules(name, optional)]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise _untrusted(path, f"does not fit the model: {shown}")
-    model.load_state_dict(usable, strict=False)
-
-
-def _untrusted(path: Path, message: str) -> UserError:
-    return UserError(message, file=path, code=EXIT_UNTRUSTED)
+        raise untrusted(path, f"does not fit the model: {shown}")
+    return usable

@@ -15,16 +15,19 @@ from foldsmith.data.folds import Folds, load_folds
 from foldsmith.data.images import Image, bad_image_hint, find_images
 from foldsmith.data.oof_files import Sidecar, read_oof, read_sidecar, sidecar_path, write_oof
 from foldsmith.data.tables import Table, read_table
-from foldsmith.errors import UserError
+from foldsmith.errors import EXIT_UNTRUSTED, EXIT_USAGE, UserError, shown
 from foldsmith.failpoints import fail
 from foldsmith.files import sha256_file, sha256_lines, write_text
 from foldsmith.inference.decoded import DecodedImages
 from foldsmith.inference.predict import pipeline_of, predict
 from foldsmith.inference.views import expand_views
+from foldsmith.losses import LOSSES
 from foldsmith.metrics import find_metric
 from foldsmith.models.build import with_image_stats
-from foldsmith.models.weights import config_of, load_model, read_header
+from foldsmith.models.header import config_of, wrong_config
+from foldsmith.models.weights import load_model, read_header
 from foldsmith.training.folder import RunFolder, differing_keys
+from foldsmith.training.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def open_oof(config: Config | None, weights: Sequence[Path], output: Path) -> Oo
         assert config is not None
         weights = _weights_of_run(RunFolder(output, config.name), config.data.num_folds)
     headers = {path: read_header(path) for path in weights}
-    config = with_image_stats(config) if config is not None else config_of(headers[weights[0]], weights[0])
+    config = with_image_stats(config) if config is not None else _experiment_of(headers[weights[0]], weights[0])
     for path, header in headers.items():
         _check_same_experiment(config, path, header)
 
@@ -131,7 +134,19 @@ def _check_same_data(path: Path, header: dict[str, Any], table: Table, folds: Fo
             hint="data.folds can name the split that it was trained on",
         )
     if header["classes"] != table.classes.tokens:
-        raise UserError("has another class list than the label table", file=path)
+        # The table's hash covers its classes: a header of the same table and of others contradicts itself.
+        code = EXIT_UNTRUSTED if header["data_sha256"] == table.sha256 else EXIT_USAGE
+        raise UserError("has another class list than the label table", file=path, code=code)
+
+
+def _experiment_of(header: dict[str, Any], path: Path) -> Config:
+    """The config of a header as an experiment; only names are looked at: trying their arguments might be costly."""
+    config = config_of(header, path)
+    for section, names in (("loss", LOSSES), ("scheduler", SCHEDULES)):
+        name = getattr(config, section).name
+        if name not in names:
+            raise wrong_config(path, f"{section}.name", f"unknown name {shown(name)}")
+    return config
 
 
 def _weights_of_run(run: RunFolder, num_folds: int) -> list[Path]:
