@@ -16,7 +16,16 @@ ROOM = re.compile(
     r"  hint: free some space, or name another folder; what stood there before is as it was$",
     re.MULTILINE,
 )
-WRITERS = {"atomic_path", "write_bytes", "write_text", "write_figure", "write_json", "append_text", "append_bytes"}
+WRITERS = {
+    "atomic_path",
+    "write_bytes",
+    "write_text",
+    "write_array",
+    "write_figure",
+    "write_json",
+    "append_text",
+    "append_bytes",
+}
 
 # Every function of the program that writes, by the test that fills the disk there. Each test compares what it has met.
 SITES: dict[str, set[str]] = {
