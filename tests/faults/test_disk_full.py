@@ -76,7 +76,7 @@ def test_what_training_writes_beside(warm, mini, tmp_path, name, words, fail, sh
             break
         sites.append(site)
     assert site in SITES[name], sites
-    room = r"it needs more than \d+ bytes, [0-9.]+ MB are free\n" if name == "profile" else ROOM
+    room = r"it needs more than [0-9.]+ (?:MB|bytes), [0-9.]+ MB are free\n" if name == "profile" else ROOM
     assert re.search(room, ended.err), ended.err
 
 
@@ -182,9 +182,10 @@ def test_the_submission(warm, trained, few, tmp_path, share):
         if not site:
             break
         met.append(site)
-        assert ended.code == 3 and ROOM.search(ended.err), ended.err
-        assert not list(out.rglob("*.tmp"))
         is_part = site.startswith("inference/parts.py")
+        goes_on = is_part and ended.code == 0  # what follows takes less room than was left for the part
+        assert goes_on or (ended.code == 3 and ROOM.search(ended.err)), ended.err
+        assert not list(out.rglob("*.tmp"))
         assert ("can't be kept for a resumption" in ended.out) == is_part, ended.out
         assert ((out / "s.csv").read_text() == "old") == (count == 1), "the prior stands once it is written"
     assert set(met) == SITES["inference"], met
@@ -206,6 +207,7 @@ def test_predictions_that_are_kept(warm, trained, few, tmp_path, share):
     assert len(met) == 2 and set(met) == SITES["kept predictions"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_was_full_before_the_program_began(tmp_path):
     """Libraries look for a folder of temporary files while they are imported, which a warm process has done."""
     command = [sys.executable, "predict_oof.py", "--weights", "there_is_none.safetensors"]
