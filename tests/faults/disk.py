@@ -98,7 +98,7 @@ def full_at(
     """
     record = warm.folder / "writes"
     record.unlink(missing_ok=True)
-    hook = ("full_disk", str(record), place, str(count), share)
+    hook = ("full_disk.at_write", str(record), place, str(count), share)
     ended = warm.run(script, *words, hook=hook, timeout=30, **options)
     sites = record.read_text().splitlines() if record.exists() else []
     assert len(sites) >= count or ended.code == 0, (sites, ended.err)
@@ -124,7 +124,7 @@ def full_at_every_write(
     """
     record = warm.folder / "writes"
     record.unlink(missing_ok=True)
-    hook = ("full_disk_at_every_write", str(record), str(folder), str(last))
+    hook = ("full_disk.at_every_write", str(record), str(folder), str(last))
     ended = warm.run(script, *words, hook=hook, timeout=120, **options)
     assert ended.code == 0, ended.err
     notes = [json.loads(line) for line in record.read_text().splitlines()]

@@ -223,7 +223,7 @@ def test_a_disk_that_was_full_before_the_program_began(tmp_path):
 def test_a_disk_that_was_full_before_the_lock_was_taken(warm, mini, tmp_path):
     """The lock's file is no artefact and has no size worth naming: what is free is said."""
     words = ["--config", mini, "--output", tmp_path / "runs", "--fold", "0"]
-    ended = warm.run("train.py", *words, hook=("full_from_the_start",))
+    ended = warm.run("train.py", *words, hook=("full_disk.from_the_start",))
     assert ended.code == 3
     said = r"error: a file could not be written: File too large; [0-9.]+ MB are free, at least some KB are needed\n"
     assert re.fullmatch(said + "  hint: free some space\n", ended.err), ended.err
