@@ -45,9 +45,11 @@ def at_every_write(record: str, folder: str, last: str) -> None:
     """
     from foldsmith import files
 
-    real, left = files.fail, [int(last)]
+    real, left, old = files.fail, [int(last)], _contents(Path(folder))
 
     def forking(name):
+        if name == "write.renamed":  # from now on the new one is the old one
+            old.pop(sys._getframe(1).f_locals["path"].absolute(), None)
         if name != "write.opened":
             return real(name)
         files.fail = real
@@ -64,7 +66,7 @@ def at_every_write(record: str, folder: str, last: str) -> None:
                 return None
             note = {"site": _writer(), "room": room, "err": _all_of(said), "code": _end_of(child, places)}
             with open(record, "a") as file:
-                file.write(json.dumps(note | _undone(Path(folder), before)) + "\n")
+                file.write(json.dumps(note | _undone(Path(folder), before, old)) + "\n")
         left[0] -= 1
         if left[0] == 0:
             os._exit(0)
@@ -80,17 +82,23 @@ def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in found if path.suffix not in (".lock", ".log")}
 
 
-def _undone(folder: Path, before: dict[Path, bytes]) -> dict[str, list[str]]:
-    """The temporary files that are there, and the others that are not as they were; makes all as it was."""
+def _undone(folder: Path, before: dict[Path, bytes], old: dict[Path, bytes]) -> dict[str, list[str]]:
+    """The temporary files that are there, and the others that are not as they were; makes all as it was.
+
+    Args:
+        before: what was there when the disk became full.
+        old: what was there when the command began, but for what it has written anew since.
+    """
     after = _contents(folder)
-    changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-    for path in changed:
-        if path in before:
-            path.write_bytes(before[path])
-        else:
+    for path in before.keys() | after.keys():
+        if path not in before:
             path.unlink()
+        elif before[path] != after.get(path):
+            path.write_bytes(before[path])
+    wanted = before | old
+    changed = {str(path) for path in wanted.keys() | after.keys() if wanted.get(path) != after.get(path)}
     left = [str(path) for path in after if path.suffix == ".tmp"]
-    return {"left": left, "changed": sorted(str(path) for path in changed if path.suffix != ".tmp")}
+    return {"left": left, "changed": sorted(path for path in changed if not path.endswith(".tmp"))}
 
 
 def _size_to_be() -> int | None:
