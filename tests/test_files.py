@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from foldsmith import errors
@@ -20,6 +22,7 @@ from foldsmith.files import (
     sha256_file,
     sha256_json,
     sha256_lines,
+    write_array,
     write_json,
     write_text,
 )
@@ -68,6 +71,24 @@ def test_text_and_json_are_written_as_they_are(tmp_path: Path) -> None:
     write_json(tmp_path / "c", {"a": "é", "b": 1})
     assert (tmp_path / "b").read_text() == '{\n "a": "é",\n "b": 1\n}\n'
     assert sha256_file(tmp_path / "b") == sha256_file(tmp_path / "c")
+
+
+@pytest.mark.parametrize("room", [0, 127, 128, 200, 20_127, 40_127])
+def test_an_array_that_does_not_fit_is_never_taken_for_written(tmp_path: Path, room: int) -> None:
+    """NumPy's own way to the disk would not hear of what its last flush loses."""
+    array, path = np.arange(10_000, dtype=np.float32).reshape(100, 100), tmp_path / "a.npy"
+    np.save(tmp_path / "saved.npy", array)
+    write_array(path, array)
+    assert path.read_bytes() == (tmp_path / "saved.npy").read_bytes() and path.stat().st_size == 40_128
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(UserError, match="File too large; it needs about 40000 bytes, ") as caught:
+            write_array(path, array + 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.code == 3 and np.array_equal(np.load(path), array)
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "saved.npy"]
 
 
 def test_no_two_lists_of_lines_share_a_hash() -> None:
@@ -127,11 +148,17 @@ FREE = "7.0 MB are free, at least some KB are needed\n  hint: free some space\n"
         (UserError("m", code=errors.EXIT_DEADLINE), 5, "error: m\n"),
         (full_disk(), 3, f"error: a.npy: could not be written: No space left on device; {FREE}"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 3, f"error: a file could not be written: Quota exceeded; {FREE}"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            3,
+            "error: no temporary file can be written: No usable temporary directory found in ['/tmp']\n"
+            "  hint: free some space in one of them, or let TMPDIR name a folder that can be written\n",
+        ),
         (MemoryError(), 3, "error: out of memory\n  hint: a smaller batch_size or input_size needs less memory\n"),
         (KeyboardInterrupt(), 130, ""),  # the signal's handler has said it
         (SystemExit(2), 2, ""),
     ],
-    ids=["usage", "untrusted", "environment", "deadline", "disk", "quota", "memory", "interrupt", "exit"],
+    ids=["usage", "untrusted", "environment", "deadline", "disk", "quota", "temporary", "memory", "interrupt", "exit"],
 )
 def test_the_exit_code_and_the_words(
     error: BaseException,
@@ -147,7 +174,9 @@ def test_the_exit_code_and_the_words(
     assert (ended.value.code, capsys.readouterr()) == (code, ("", text))
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EIO, "i/o"), RuntimeError("y")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), OSError(errno.EIO, "i/o"), RuntimeError("y"), FileNotFoundError("z")]
+)
 def test_what_is_unexpected_keeps_its_traceback(error: Exception, restore_sigterm: None) -> None:
     with pytest.raises(type(error)) as caught:
         errors.guarded(raising(error))

@@ -22,7 +22,7 @@ import torch
 import foldsmith
 from foldsmith.config import Config
 from foldsmith.data.cache import cache_folder
-from foldsmith.errors import EXIT_ENVIRONMENT, UserError
+from foldsmith.errors import EXIT_ENVIRONMENT, as_user_error
 from foldsmith.files import code_sha256, write_bytes, write_text
 from foldsmith.inference.decoded import free_memory
 from foldsmith.inference.predict import pick_device
@@ -95,9 +95,9 @@ def self_test(name: str | None, give_up: Callable[[dict[str, Any]], None] = lamb
         return end("" if shape == (24, 2) else f"predictions of shape {shape}", device=str(device))
     except _TimeIsUp:
         return end(f"did not end within {ENOUGH:g} seconds, and was stopped")
-    except UserError as error:
-        return end(str(error))
     except Exception as error:
+        if known := as_user_error(error):
+            return end(str(known))
         return end(f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -173,7 +173,12 @@ def _threads() -> dict[str, int]:
 
 def _space() -> dict[str, str]:
     found = {"memory free": _in_bytes(free_memory())}
-    for folder in (Path.cwd(), tempfile.gettempdir(), "/dev/shm"):
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        found["temporary files"] = str(error.strerror)
+        temporary = ""
+    for folder in (Path.cwd(), temporary, "/dev/shm"):
         if os.path.isdir(folder):
             found[f"free in {folder}"] = _in_bytes(shutil.disk_usage(folder).free)
     return found

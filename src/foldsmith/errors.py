@@ -141,6 +141,9 @@ def as_user_error(error: Exception) -> UserError | None:
         from foldsmith.files import unnamed_failure  # which imports this module
 
         return unnamed_failure(error)
+    if isinstance(error, FileNotFoundError) and str(error.strerror).startswith("No usable temporary directory"):
+        hint = "free some space in one of them, or let TMPDIR name a folder that can be written"
+        return UserError(f"no temporary file can be written: {error.strerror}", hint=hint, code=EXIT_ENVIRONMENT)
     # torch's own classes can't be named here: importing torch takes seconds
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     if full or isinstance(error, MemoryError):

@@ -5,15 +5,20 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from foldsmith.errors import EXIT_ENVIRONMENT, EXIT_UNTRUSTED, WRITE_ERRNOS, UserError
 from foldsmith.failpoints import fail
+
+# What torch and safetensors say of a full disk instead of handing on the number of the error.
+FULL_DISK = re.compile(r"No space left|File too large|unexpected pos|PytorchStreamWriter|iostream error")
 
 
 @contextlib.contextmanager
@@ -103,12 +108,10 @@ def _megabytes(size: int) -> str:
 
 
 def _is_write_failure(error: Exception) -> bool:
-    """A full or read-only disk. torch and safetensors report a full one in errors of their own."""
-    if isinstance(error, OSError):
+    """A full or read-only disk. torch and safetensors report a full one in words of their own."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in WRITE_ERRNOS
-    return any(
-        words in str(error) for words in ("No space left", "File too large", "unexpected pos", "PytorchStreamWriter")
-    )
+    return not isinstance(error, UserError) and FULL_DISK.search(str(error)) is not None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -122,6 +125,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_array(path: Path, array: Any) -> None:
+    """Write an array of NumPy as .npy atomically.
+
+    NumPy gets a function to write with and no file: into a file it writes past Python, with a buffer of its own whose
+    last flush may fail on a full disk, and nobody hears of it.
+    """
+    from numpy.lib import format as npy
+
+    with atomic_path(path, array.nbytes) as temporary, open(temporary, "wb") as file:
+        npy.write_array(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+
 def write_figure(path: Path, figure: Any, dpi: int) -> None:
     """Write a figure of matplotlib, which this module does not import, as PNG."""
     png = io.BytesIO()
@@ -130,8 +145,13 @@ def write_figure(path: Path, figure: Any, dpi: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, so that equal values are equal bytes."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write `json_text` atomically."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON with sorted keys, so that equal values are equal bytes."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, hint: str | None = None) -> Any:

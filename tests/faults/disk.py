@@ -1,13 +1,11 @@
 """A command on a disk that is full at its first, second ... write, and the list of all writes of the program."""
 
 import ast
+import json
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from foldsmith.models.weights import read_header
 from tests.conftest import ROOT
 from tests.faults.warm import Ended, Warm
 
@@ -16,7 +14,16 @@ ROOM = re.compile(
     r"  hint: free some space, or name another folder; what stood there before is as it was$",
     re.MULTILINE,
 )
-WRITERS = {"atomic_path", "write_bytes", "write_text", "write_figure", "write_json", "append_text", "append_bytes"}
+WRITERS = {
+    "atomic_path",
+    "write_bytes",
+    "write_text",
+    "write_array",
+    "write_figure",
+    "write_json",
+    "append_text",
+    "append_bytes",
+}
 
 # Every function of the program that writes, by the test that fills the disk there. Each test compares what it has met.
 SITES: dict[str, set[str]] = {
@@ -74,31 +81,25 @@ def call_sites() -> set[str]:
     return found
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """All files but logs, which grow."""
-    names = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("train.log", "timings.csv")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
-
-
 def full_at(
     warm: Warm,
     count: int,
     script: str,
     words: list[object],
     place: str = "write.opened",
-    before: str = "",
+    share: str = "",
     **options: Any,
 ) -> tuple[Ended, str]:
     """Run a command whose n-th write finds the disk full; returns how it ended, and the function that wrote.
 
     Args:
         place: the failpoint of the writes that are counted.
-        before: rules of other failpoints, each with a comma behind it.
+        share: of the file that has room, 0..1; empty: 16 bytes.
     """
     record = warm.folder / "writes"
     record.unlink(missing_ok=True)
-    hook = ("full_disk", str(record), place)
-    ended = warm.run(script, *words, fail=f"{before}{place}:{count}:full", hook=hook, timeout=30, **options)
+    hook = ("full_disk.at_write", str(record), place, str(count), share)
+    ended = warm.run(script, *words, hook=hook, timeout=30, **options)
     sites = record.read_text().splitlines() if record.exists() else []
     assert len(sites) >= count or ended.code == 0, (sites, ended.err)
     return ended, sites[count - 1] if len(sites) >= count else ""
@@ -109,36 +110,26 @@ def full_at_every_write(
     script: str,
     words: list[object],
     folder: Path,
-    prepare: Callable[[], object],
-    last: int = 100,
+    last: int = 0,
     **options: Any,
 ) -> list[str]:
-    """Let a command fail at its 1st, 2nd ... write until there is none more; returns the functions that wrote.
+    """Let a command fail at each of its writes, with room for nothing, 16 bytes, half of the file, nearly all of it.
 
     Args:
         folder: what it writes into.
-        prepare: makes the folder as it is before the command.
-        last: where what follows takes long and is the matter of another test.
+        last: the write behind which the command may end, where what follows takes long; 0: none.
+
+    Returns:
+        The functions that wrote, in order.
     """
-    sites: list[str] = []
-    while len(sites) < last:
-        shutil.rmtree(folder, ignore_errors=True)
-        prepare()
-        before = files(folder)
-        ended, site = full_at(warm, len(sites) + 1, script, words, **options)
-        if not site:
-            assert sites and ended.code == 0, ended.err
-            return sites
-        sites.append(site)
-        assert ended.code == 3, (site, ended.err)
-        refused = ROOM.search(ended.err)
-        assert refused, (site, ended.err)
-        path, after = Path(refused[1]), files(folder)
-        assert not [name for name in after if name.endswith(".tmp")], site
-        name = str(path.relative_to(folder)) if path.is_relative_to(folder) else ""
-        if name in before:
-            assert after[name] == before[name], "the old file is as it was"
-        elif name in after:  # the same command wrote it once before
-            assert name.endswith(("best.safetensors", "last.ckpt", "metrics.csv")), name
-            assert not name.endswith(".safetensors") or read_header(path)
-    return sites
+    record = warm.folder / "writes"
+    record.unlink(missing_ok=True)
+    hook = ("full_disk.at_every_write", str(record), str(folder), str(last))
+    ended = warm.run(script, *words, hook=hook, timeout=120, **options)
+    assert ended.code == 0, ended.err
+    notes = [json.loads(line) for line in record.read_text().splitlines()]
+    for note in notes:
+        assert note["code"] == 3 and ROOM.search(note["err"]), note
+        assert "Traceback" not in note["err"], note["err"]
+        assert (note["left"], note["changed"]) == ([], []), note
+    return [note["site"] for note in notes if note["room"] == 0]

@@ -1,7 +1,6 @@
 """What a command of the warm process may be made to do first: faults that no failpoint of the program has."""
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -152,30 +151,6 @@ def print_through_pipes() -> None:
     atexit.register(finish)
 
 
-def full_disk(record: str, place: str) -> None:
-    """print_through_pipes, and a line a write in `record`: the function of the program that begins it."""
-    print_through_pipes()
-    from foldsmith import files
-
-    package, real = Path(files.__file__).parent, files.fail
-
-    def noting(name):
-        if name == place:
-            frame = sys._getframe(1)
-            while not _is_of(package, frame.f_code.co_filename):
-                frame = frame.f_back
-            line = f"{Path(frame.f_code.co_filename).relative_to(package)}:{frame.f_code.co_name}\n"
-            with contextlib.suppress(OSError), open(record, "a") as file:  # the disk may be full already
-                file.write(line)
-        return real(name)
-
-    files.fail = noting
-
-
-def _is_of(package: Path, name: str) -> bool:
-    return Path(name).is_relative_to(package) and Path(name) != package / "files.py"
-
-
 def measure_memory(path: str) -> None:
     """Write the largest resident size of this command's process and of its children, in bytes, when it ends.
 
@@ -191,11 +166,3 @@ def measure_memory(path: str) -> None:
 
     forget_peak()
     atexit.register(write)
-
-
-def full_from_the_start() -> None:
-    """No file of the process can grow at all: a disk that is full before the command begins."""
-    import resource
-
-    print_through_pipes()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

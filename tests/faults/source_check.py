@@ -20,6 +20,8 @@ NEVER |= {f"os.{verb}{how}" for verb in ("exec", "spawn") for how in ("l", "le",
 NEVER |= {"yaml.CLoader", "yaml.CUnsafeLoader", "yaml.constructor.UnsafeConstructor", "ruamel.yaml.YAML"}
 NEVER |= {"torch.serialization._legacy_load", "torch.ops.load_library", "multiprocessing.reduction.ForkingPickler"}
 NEVER |= {"pandas.eval", "cProfile.run", "timeit.timeit", "types.FunctionType", "code.InteractiveInterpreter"}
+# NumPy's ways into a file: a C library's buffer, whose last flush may fail unheard of.
+NEVER |= {"numpy.save", "numpy.savez", "numpy.savez_compressed", "numpy.lib.format.write_array"}
 # Modules of which nothing is asked for by a name that can't be read here.
 PLAIN = {"os", "builtins", "subprocess", "shutil", "yaml", "sys", "torch.serialization"}
 # Read safely only where the call says so: what must be given, wherever the function's name is found.
@@ -27,13 +29,15 @@ LOADS = {"torch.load": ("weights_only", "True"), "numpy.load": ("allow_pickle", 
 LOADS |= {f"numpy.lib.{name}": ("allow_pickle", "False") for name in ("format.read_array", "npyio.NpzFile")}
 SAME = {"torch.serialization.load": "torch.load", "numpy.lib.npyio.load": "numpy.load"}  # by other ways to it
 SAME |= {"numpy.lib._npyio_impl.load": "numpy.load", "torch.serialization.save": "torch.save"}
+SAME |= {"numpy.lib._npyio_impl.save": "numpy.save"}
 SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "csh", "fish", "cmd", "cmd.exe", "powershell", "pwsh"}
 SHELL_POSITION = 8  # of `shell` among the arguments of Popen, which run() and the like pass on
 NAMESPACES = {"globals()", "locals()", "vars()", "__builtins__", "builtins.__dict__", "vars(builtins)"}
 NEVER_METHODS = {"exec_module", "read_pickle", "extract", "extractall", "add_safe_globals", "__getattribute__"}
+NEVER_METHODS |= {"tofile"}
 # Names from the standard library and others that write the file that they are given.
-WRITES = {"numpy.save", "numpy.savez", "numpy.savez_compressed", "numpy.savetxt", "numpy.lib.format.write_array"}
-WRITES |= {"numpy.lib.format.open_memmap", "torch.save", "torch.jit.save", "torch.onnx.export", "json.dump"}
+WRITES = {"numpy.savetxt", "numpy.lib.format.open_memmap", "torch.save", "torch.jit.save", "torch.onnx.export"}
+WRITES |= {"json.dump"}
 WRITES |= {"safetensors.torch.save_file", "safetensors.numpy.save_file", "safetensors.torch.save_model"}
 WRITES |= {"cv2.imwrite", "cv2.imwritemulti", "cv2.VideoWriter", "cv2.FileStorage", "logging.FileHandler"}
 WRITES |= {
@@ -57,7 +61,7 @@ MODES = {
 MODES |= {"bz2.open": (1, "r"), "lzma.open": (1, "r"), "zipfile.ZipFile": (1, "r"), "tarfile.open": (1, "r")}
 MODES |= {"numpy.memmap": (2, "r+"), "gzip.GzipFile": (1, "r"), "h5py.File": (1, "r")}
 EVENT_WRITERS = {"SummaryWriter", "FileWriter", "EventFileWriter"}  # of TensorBoard, which threads write
-METHODS = {"write_text", "write_bytes", "savefig", "imwrite", "imsave", "save_file", "tofile", "touch", "symlink_to"}
+METHODS = {"write_text", "write_bytes", "savefig", "imwrite", "imsave", "save_file", "touch", "symlink_to"}
 METHODS |= {"hardlink_to", "to_csv", "to_parquet", "to_json", "to_pickle", "to_hdf", "to_excel", "to_feather", "save"}
 METHODS |= {
     "write_csv",
@@ -76,6 +80,7 @@ ALLOWED = {
     ("files.py", "append_bytes"): "logs, which grow",
     ("files.py", "atomic_path"): "the atomic writer itself",
     ("files.py", "write_figure"): "into memory",
+    ("files.py", "write_array"): "through a function of Python's file",
     ("training/lock.py", "_acquire"): "the lock's file, which is no artefact",
     ("training/run.py", "_finish_fold"): "the best epoch's weights, which are whole, get the fold's name",
     ("training/profiling.py", "finish"): "a file in a folder that is gone at the end, moved to the temporary one",

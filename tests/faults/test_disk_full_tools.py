@@ -16,12 +16,13 @@ from tests.test_convert import OLD
 @pytest.fixture
 def out(tmp_path) -> Path:
     """What a command writes into."""
+    (tmp_path / "out").mkdir()
     return tmp_path / "out"
 
 
-def fills(warm, name: str, words: list[object], out: Path, prepare=None, **options) -> list[str]:
+def fills(warm, name: str, words: list[object], out: Path, **options) -> list[str]:
     """`foldsmith <name>` at each of its writes."""
-    writes = full_at_every_write(warm, "foldsmith", [name, *words], out, prepare or out.mkdir, **options)
+    writes = full_at_every_write(warm, "foldsmith", [name, *words], out, **options)
     assert set(writes) == SITES[name]
     return writes
 
@@ -30,7 +31,7 @@ def fills(warm, name: str, words: list[object], out: Path, prepare=None, **optio
 def test_the_kernel_and_its_weights(warm, chain, out):
     words = ["ensemble_inference.py", chain.ensemble, "--output", out / "kernels"]
     words += ["--user", "me", "--stage-weights", out / "staged"]
-    writes = full_at_every_write(warm, "deploy_kernel.py", words, out, out.mkdir)
+    writes = full_at_every_write(warm, "deploy_kernel.py", words, out)
     assert set(writes) == SITES["kernel"] and len(writes) == 4 + 4 + 1
 
 
@@ -48,13 +49,9 @@ def test_encryption(warm, chain, out, name):
     sealed = out.with_name("a.safetensors.enc")
     plain = shutil.copy(chain.weights("a"), out.with_name("a.safetensors"))
     assert warm.run("foldsmith", "encrypt", plain, env=secret).code == 0
-
-    def prepare() -> None:
-        out.mkdir()
-        shutil.copy(plain if name == "encrypt" else sealed, out)
-
+    shutil.copy(plain if name == "encrypt" else sealed, out)
     words = ["encrypt", out / Path(plain).name] if name == "encrypt" else ["encrypt", "--decrypt", out / sealed.name]
-    assert set(full_at_every_write(warm, "foldsmith", words, out, prepare, env=secret)) == SITES[name]
+    assert set(full_at_every_write(warm, "foldsmith", words, out, env=secret)) == SITES[name]
 
 
 def test_the_preview(warm, mini, out):
@@ -75,14 +72,12 @@ def test_pseudo_labels(warm, chain, out):
 
 
 def test_a_new_competition(warm, few, out):
-    def prepare() -> None:
-        shutil.copytree(few, out)
-        shutil.copytree(few / "test", out / "train")
-        ids = sorted(path.stem for path in (few / "test").iterdir())
-        (out / "train.csv").write_text("id,attribute_ids\n" + "".join(f"{name},0 1\n" for name in ids))
-
+    shutil.copytree(few, out, dirs_exist_ok=True)
+    shutil.copytree(few / "test", out / "train")
+    ids = sorted(path.stem for path in (few / "test").iterdir())
+    (out / "train.csv").write_text("id,attribute_ids\n" + "".join(f"{name},0 1\n" for name in ids))
     words = ["--root", out, "--groups", out / "groups.csv", "--output", out / "mine.yml"]
-    assert len(fills(warm, "check-data", words, out, prepare)) == 2
+    assert len(fills(warm, "check-data", words, out)) == 2
 
 
 def test_experiment_files(warm, out):

@@ -1,5 +1,6 @@
 """`foldsmith doctor`: what a bug report needs, printed first, and a self-test of 10 seconds that can fail."""
 
+import errno
 import json
 import signal
 import time
@@ -36,6 +37,20 @@ def test_it_prints_what_a_bug_report_needs(warm, cache):
 def test_the_cache_is_named_before_there_is_one(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert doctor.examine()["cache"][str(tmp_path / "foldsmith")] == "decoded images, 0.0 MB in 0 files"
+
+
+def test_a_disk_on_which_no_temporary_file_can_be_made_loses_no_fact(monkeypatch):
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    space = doctor.examine()["space"]
+    assert space["temporary files"] == "No usable temporary directory found in ['/tmp']"
+    assert "memory free" in space and any(name.startswith("free in ") for name in space)
+    monkeypatch.setattr(doctor, "_train_and_predict", lambda device: none())
+    result = doctor.self_test("cpu")
+    assert result["error"].startswith("no temporary file can be written: ") and "let TMPDIR name" in result["error"]
+    assert "traceback" not in result
 
 
 def test_a_self_test_that_fails_is_exit_3(warm):

@@ -5,10 +5,14 @@ import random
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from foldsmith.data.oof_files import read_oof, read_sidecar, sidecar_path, write_oof
+from foldsmith.errors import UserError
 from foldsmith.failpoints import fail, forget
 from tests.faults.warm import Child, Ended, Warm
 
@@ -132,9 +136,21 @@ def test_a_run_killed_at_a_random_moment_ends_in_the_same_bits(warm, mini, unint
 
 @pytest.mark.parametrize("place", slow_but(OOF_PLACES[-1:], OOF_PLACES))
 def test_a_killed_prediction_is_made_again(warm, mini, uninterrupted, tmp_path, place):
+    """What was predicted with other views stands, or is known not to be what its sidecar tells of."""
     run = Run(warm, mini, tmp_path / "runs")
     assert run.train().code == 0
+    npy, whole = (each.output / "mini" / "mini_f0.npy" for each in (run, uninterrupted))
+    new = np.load(whole)
+    write_oof(npy, new / 2, replace(read_sidecar(whole), views=["hflip"]))
+    sidecar = sidecar_path(npy).read_bytes()
     assert run.predict(fail=f"{place}:kill").code == -9
+    assert sidecar_path(npy).read_bytes() == sidecar
+    if place.startswith("oof.array_written"):
+        assert np.array_equal(np.load(npy), new)
+        with pytest.raises(UserError, match="is not the array that its sidecar tells of"):
+            read_oof(npy, read_sidecar(npy))
+    else:
+        assert np.array_equal(read_oof(npy, read_sidecar(npy)), new / 2)
     assert run.predict().code == 0
     assert run.files() == uninterrupted.files()
 

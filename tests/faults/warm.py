@@ -110,7 +110,7 @@ class Warm:
 
         Args:
             fail: FOLDSMITH_FAIL.
-            hook: a function of tests.faults.hooks, with its arguments, that is called first.
+            hook: a function of tests.faults.hooks, or `module.function`, with its arguments, that is called first.
         """
         self.count += 1
         folder = self.folder / str(self.count)
@@ -142,7 +142,7 @@ SCRIPTS = {
 WARM = ["foldsmith.training.run", "foldsmith.training.smoke", "foldsmith.training.oof", "foldsmith.training.leaves"]
 WARM += ["foldsmith.training.tta_search", "foldsmith.inference.command", "foldsmith.ensemble.search"]
 WARM += ["foldsmith.data.check", "foldsmith.doctor", "foldsmith.crypt", "matplotlib.figure", "sklearn.model_selection"]
-WARM += ["iterstrat.ml_stratifiers", "multiprocessing", "tests.faults.hooks"]
+WARM += ["iterstrat.ml_stratifiers", "multiprocessing", "tests.faults.hooks", "tests.faults.full_disk"]
 
 
 def serve() -> None:
@@ -180,7 +180,6 @@ def _wait(pid: int, timeout: float) -> int | None:
 
 def _become(request: dict[str, Any]) -> None:
     from foldsmith import errors
-    from tests.faults import hooks
 
     os.setsid()
     for number, name in enumerate(("out", "err"), start=1):
@@ -191,7 +190,8 @@ def _become(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["hook"]:
         name, *words = request["hook"]
-        getattr(hooks, name)(*words)
+        module, _, function = name.rpartition(".")
+        getattr(importlib.import_module(f"tests.faults.{module or 'hooks'}"), function)(*words)
     sys.argv = [request["script"], *request["argv"]]
     main = importlib.import_module(SCRIPTS[request["script"]]).main
     errors.run(main)

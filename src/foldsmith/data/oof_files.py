@@ -1,6 +1,7 @@
 """Out-of-fold files: `<name>_f<k>.npy` (float32 probabilities, rows of fold k in folds.csv's order) and its sidecar."""
 
 import hashlib
+import os
 import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
 from foldsmith.failpoints import fail
-from foldsmith.files import atomic_path, read_json, sha256_json, write_json
+from foldsmith.files import atomic_path, json_text, read_json, sha256_json, write_array
 from foldsmith.metrics import Probabilities
 
 # NumPy parses headers with ast, which fails now and then in two threads of Python 3.11 (python/cpython#106905).
@@ -53,13 +54,21 @@ def sidecar_path(npy: Path) -> Path:
 
 
 def write_oof(npy: Path, probabilities: Probabilities, sidecar: Sidecar) -> None:
-    """Write probabilities, then the sidecar that vouches for them; `array_sha256` is filled in."""
+    """Write probabilities and the sidecar that vouches for them; `array_sha256` is filled in.
+
+    Both are on disk before either takes its place, the array first: a process that ends between leaves it beside a
+    sidecar that tells of another one.
+    """
     array = np.ascontiguousarray(probabilities, dtype=np.float32)
-    sidecar_path(npy).unlink(missing_ok=True)
-    with atomic_path(npy, array.nbytes) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-    fail("oof.array_written")
-    write_json(sidecar_path(npy), sealed(asdict(replace(sidecar, array_sha256=hashlib.sha256(array.data).hexdigest()))))
+    told = sealed(asdict(replace(sidecar, array_sha256=hashlib.sha256(array.data).hexdigest())))
+    data = json_text(told).encode("utf-8")
+    with atomic_path(sidecar_path(npy), len(data)) as beside:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        write_array(npy, array)
+        fail("oof.array_written")
 
 
 def sealed(sidecar: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from foldsmith.data.oof_files import ONE_HEADER
 from foldsmith.errors import UserError
-from foldsmith.files import atomic_path, sha256_json, write_json
+from foldsmith.files import sha256_json, write_array, write_json
 from foldsmith.metrics import Probabilities
 
 
@@ -56,8 +56,7 @@ class Parts:
 
     def save(self, made_from: Mapping[str, Any], probabilities: Probabilities) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self._path(made_from), probabilities.nbytes) as temporary, open(temporary, "wb") as file:
-            np.lib.format.write_array(file, probabilities, allow_pickle=False)
+        write_array(self._path(made_from), probabilities)
 
     def remove(self) -> None:
         """All of it: the run is finished. What a killed one was just writing goes too."""

@@ -12,7 +12,7 @@ from foldsmith.data.oof_files import ONE_HEADER
 from foldsmith.data.sheets import Sheet
 from foldsmith.ensemble.file import Ensemble
 from foldsmith.errors import EXIT_UNTRUSTED, UserError
-from foldsmith.files import atomic_path, read_json, sha256_lines, write_json
+from foldsmith.files import read_json, sha256_lines, write_array, write_json
 from foldsmith.inference.submission import Submission
 from foldsmith.metrics import Probabilities
 
@@ -96,8 +96,7 @@ def save_predictions(
     """
     names = [member.name for member in ensemble.members[: len(predictions)]]
     for name, probabilities in zip(names, predictions, strict=True):
-        with atomic_path(folder / f"{name}.npy", probabilities.nbytes) as temporary, open(temporary, "wb") as file:
-            np.lib.format.write_array(file, probabilities, allow_pickle=False)
+        write_array(folder / f"{name}.npy", probabilities)
     sample = submission.sample
     form = Form(
         task=ensemble.task,

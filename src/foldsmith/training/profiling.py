@@ -1,6 +1,7 @@
 """`train.py --profile`: where the time of a few training steps goes."""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,8 +31,10 @@ def profiled(path: Path, device: torch.device, say: Callable[[str], None]) -> It
         with atomic_path(path, None) as temporary, tempfile.TemporaryDirectory(dir=path.parent) as folder:
             trace = Path(folder) / path.name  # torch makes a file beside it, and does not say that the disk is full
             profiler.export_chrome_trace(str(trace))
-            if not trace.is_file() or not trace.read_bytes().rstrip().endswith(b"}"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                json.loads(trace.read_bytes())
+            except (FileNotFoundError, ValueError):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             os.replace(trace, temporary)
         key = "self_device_time_total" if cuda else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=key, row_limit=ROWS, max_name_column_width=40)
