@@ -13,6 +13,7 @@ import ensemble_inference
 import ensemble_search
 import predict_oof
 import train
+from foldsmith.data.oof_files import sealed
 from foldsmith.ensemble.file import read_ensemble
 from foldsmith.errors import UserError
 from tests.conftest import DATA, by_hand, edit_sidecar
@@ -160,6 +161,19 @@ def test_6_files_that_changed_names(runs):
     for suffix in (".npy", ".json"):
         shutil.copy((runs / "a" / "a_f1.npy").with_suffix(suffix), (runs / "a" / "a_f0.npy").with_suffix(suffix))
     assert "tells of another file: fold 1 of 'a' there, fold 0 of 'a' by the file's name" in str(search(runs))
+
+
+@pytest.mark.parametrize("how", ["left out", "empty"])
+@pytest.mark.parametrize("key", ["array_sha256", "content_sha256"])
+def test_6_a_sidecar_without_its_hashes(runs, key, how):
+    """Who takes the hash of a sidecar out does not get past it; one that is sealed anew must tell the array's."""
+    path = runs / "a" / "a_f0.json"
+    values = json.loads(path.read_text())
+    values = {name: value for name, value in values.items() if name != key} | ({key: ""} if how == "empty" else {})
+    path.write_text(json.dumps(values if key == "content_sha256" else sealed(values)))
+    error = str(search(runs))
+    what = "a_f0.json: was changed after predict_oof.py: " if key == "content_sha256" else "a_f0.npy: is not the array"
+    assert what in error and ("no hash in its own line" in error or "there,  in a_f0.json" in error)
 
 
 def test_weights_that_were_trained_again(runs):

@@ -38,13 +38,13 @@ class Sidecar:
     views: list[str]
     speed: dict[str, Any]  # device, images_per_second (an image with all its views counts once)
     merge: Literal["mean", "logits", "max", "geometric"] = "mean"  # of the views
-    array_sha256: str | None = None  # of the values' bytes, row by row; None: written elsewhere, not known
-    content_sha256: str | None = None  # of all fields but itself; None likewise
+    array_sha256: str = ""  # of the values' bytes, row by row
+    content_sha256: str = ""  # of all fields but itself
 
     def check_array(self, npy: Path, found_sha256: str) -> None:
         """Refuse an array that is not the one this sidecar was written for."""
-        if self.array_sha256 not in (None, found_sha256):
-            told = f"sha256 {found_sha256[:12]} there, {str(self.array_sha256)[:12]} in {sidecar_path(npy).name}"
+        if self.array_sha256 != found_sha256:
+            told = f"sha256 {found_sha256[:12]} there, {self.array_sha256[:12]} in {sidecar_path(npy).name}"
             what = f"is not the array that its sidecar tells of: {told}"
             raise UserError(what, file=npy, hint="predict_oof.py predicts it again", code=EXIT_UNTRUSTED)
 
@@ -88,10 +88,9 @@ def read_sidecar(npy: Path) -> Sidecar:
         reason = str(error).splitlines()[0]
         raise UserError(f"is not a sidecar of predict_oof.py: {reason}", file=path, code=EXIT_UNTRUSTED) from None
     found = sealed(read_json(path))["content_sha256"]
-    if sidecar.content_sha256 not in (None, found):
-        what = (
-            f"was changed after predict_oof.py: {found[:12]} there, {str(sidecar.content_sha256)[:12]} in its own line"
-        )
+    if sidecar.content_sha256 != found:
+        told = sidecar.content_sha256[:12] or "no hash"
+        what = f"was changed after predict_oof.py: {found[:12]} there, {told} in its own line"
         raise UserError(what, file=path, hint="predict_oof.py predicts it again", code=EXIT_UNTRUSTED)
     return sidecar
 
