@@ -211,7 +211,7 @@ def test_no_training_module_is_inside(chain):
     forbidden = ("training", "kernel", "losses", "tools", "cli", "demo", "convert", "pseudo_label", "ensemble.search")
     forbidden += ("data.augment", "data.dataset", "data.folds", "data.sampling", "data.pseudo")
     assert not [name for name in sources if name.removeprefix("foldsmith.").startswith(forbidden)]
-    assert "foldsmith.inference.kernel" in sources and len(sources) < 50
+    assert "foldsmith.inference.kernel" in sources
 
 
 def test_a_file_that_was_changed_does_not_start(chain, tmp_path):
