@@ -93,6 +93,7 @@ def test_logs(warm, mini, tmp_path):
     raise AssertionError(met)
 
 
+@pytest.mark.slow
 def test_tensorboard(warm, mini, tmp_path):
     """Its events are a log, too: where it begins, and at the end of each of the first two epochs."""
     pytest.importorskip("tensorboard", reason="pip install tensorboard")

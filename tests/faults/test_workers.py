@@ -22,7 +22,7 @@ def whole(warm, mini, tmp_path_factory) -> bytes:
 LOST = {"killed": "DataLoader worker (pid", "hung": "DataLoader timed out after 3"}
 
 
-@pytest.mark.parametrize("how", LOST)
+@pytest.mark.parametrize("how", ["killed", pytest.param("hung", marks=pytest.mark.slow)])
 def test_a_worker_that_is_lost_once_costs_an_epoch_and_changes_nothing(warm, mini, whole, tmp_path, how):
     """The retry recovers, and its weights are those of a run that lost none, in every bit."""
     marker = tmp_path / "marker"
@@ -47,7 +47,8 @@ def test_a_worker_that_is_killed_again_is_a_clear_error(warm, mini, tmp_path):
     assert "Traceback" not in ended.err and child.family() == []
 
 
-@pytest.mark.parametrize("times", [pytest.param("1", marks=pytest.mark.slow), "*"])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", ["1", "*"])
 def test_a_worker_that_hangs_is_an_error_within_the_timeout_and_5_seconds(warm, mini, tmp_path, times):
     """The retry hangs as well: two timeouts of 2 seconds."""
     sets = ["train.worker_timeout=2"]
