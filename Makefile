@@ -27,8 +27,8 @@ demo: weights ## the whole chain on data/clipart, into runs/demo/
 test: $(INSTALLED) ## the test suite, without its slow tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
-test-all: $(INSTALLED) ## the test suite with its slow tests, of which many wait more than they work
-	@$(BIN)/python -m pytest -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist worksteal
+test-all: $(INSTALLED) ## the test suite with its slow tests
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

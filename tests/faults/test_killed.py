@@ -161,11 +161,12 @@ def test_half_written_files_of_a_killed_run_are_removed_and_said(warm, mini, tmp
     assert run.train(fail="write.filled:5:kill").code == -9
     assert [path.parent.name for path in run.output.rglob("*.tmp")] == ["fold0"]
     old, new = run.output / "mini" / ".old.npy.1.tmp", run.output / "mini" / ".new.npy.2.tmp"
-    for path in (old, new):
+    of_safetensors = run.output / "mini" / "fold0" / ".tmpaB3xY9"
+    for path in (old, new, of_safetensors):
         path.touch()
     os.utime(old, (0, 0))
-    assert "mini: 2 half-written files of a killed run removed" in run.train().out
-    assert list(run.output.rglob("*.tmp")) == [new]
+    assert "mini: 3 half-written files of a killed run removed" in run.train().out
+    assert list(run.output.rglob("*.tmp")) == [new] and not of_safetensors.exists()
 
 
 def test_a_failpoint_counts_and_costs_one_look_up(monkeypatch):

@@ -22,6 +22,7 @@ from foldsmith.training.folder import RunFolder
 
 WRITING_SECONDS = 2.0  # between a lock and the words of who holds it
 STALE_SECONDS = 600.0  # untouched for so long, a temporary file is nobody's
+TEMPORARY = (".*.tmp", ".tmp??????")  # what atomic_path and, within it, safetensors write before they rename it
 
 
 class InUseError(UserError):
@@ -133,9 +134,9 @@ def remove_stale_files(run: RunFolder, folds: Iterable[int]) -> int:
 
     Those of the locked folds all, those beside them after a while: predict_oof.py may just be writing one.
     """
-    stale = [path for fold in folds for path in run.fold(fold).glob(".*.tmp")]
+    stale = [path for fold in folds for name in TEMPORARY for path in run.fold(fold).glob(name)]
     long_ago = time.time() - STALE_SECONDS
-    stale += [path for path in run.path.glob(".*.tmp") if path.stat().st_mtime < long_ago]
+    stale += [path for name in TEMPORARY for path in run.path.glob(name) if path.stat().st_mtime < long_ago]
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)
