@@ -74,8 +74,9 @@ def handle_signals() -> Signals:
 
 
 def end_with_the_parent() -> None:
-    """Have this process told to end when its parent dies, even where that is killed. Linux alone knows this."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    """Have this process told to end when its parent dies, even where that is killed. Does nothing but on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _say_and_hurry(signum: int) -> None:
