@@ -24,7 +24,7 @@ class Signals:
 
     came: int | None = None
     raised: BaseException | None = None  # for it
-    over: bool = False  # the program has ended: Python takes it apart, which no signal is to disturb
+    over: bool = False  # the program has ended: what is called at exit is not to be disturbed
 
 
 def handle_signals() -> Signals:

@@ -13,6 +13,7 @@ import torch
 
 import predict_oof
 from foldsmith.errors import UserError
+from foldsmith.models import weights
 from foldsmith.models.build import build_model
 from foldsmith.models.header import MAX_HEADER, config_of
 from foldsmith.models.weights import load_model, load_pretrained, read_header, save_weights
@@ -230,3 +231,13 @@ def test_another_experiment_or_label_table_of_the_user_s_own_is_no_crime(chain, 
             ["--config", str(chain.runs / "a" / "a.yml"), "--weights", str(path), "--output", str(tmp_path / "runs")]
         )
     assert caught.value.code == 2
+
+
+def test_what_can_t_be_opened_is_no_weights_file(tmp_path):
+    """A folder here; a file that nobody may read ends alike."""
+    path = tmp_path / "a.safetensors"
+    path.mkdir()
+    for read in (weights._read_tensors, weights._metadata):
+        with pytest.raises(UserError, match="a.safetensors: is not a safetensors file: ") as caught:
+            read(path)
+        assert caught.value.code == 4

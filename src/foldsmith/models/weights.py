@@ -75,8 +75,8 @@ def _metadata(path: Path) -> dict[str, Any]:
     if path.suffix in PICKLES:
         content = _unpickle(path)
         return content if isinstance(content, dict) else {}
-    _check_size(path)
     try:
+        _check_size(path)
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
@@ -170,8 +170,8 @@ def _read_tensors(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
     """A state dict, and the name of its architecture where a .pth holds [name, state dict]."""
     if path.suffix in PICKLES:
         return _state_dict(_unpickle(path), path)
-    _check_size(path)
     try:
+        _check_size(path)
         return None, safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise untrusted(path, f"is not a safetensors file: {error}") from None

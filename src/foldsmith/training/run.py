@@ -107,7 +107,7 @@ def open_experiment(
         # Whatever is wrong with the split, the network or a stage shows before the run's folder is touched.
         made = make_folds(config, table)
         try_stages(build_network(config, len(table.classes.tokens), device), stages_of(config), table, device)
-    for stage in stages_of(config):
+    for stage in stages_of(config) if distributed.size() > 1 else ():
         settings = stage.config.train
         check_batch(settings, train.fewest_draws(settings.sampler, made, config.data.num_folds))
     after_loss = retried or distributed.restarted() or distributed.several_hosts()
